@@ -96,10 +96,13 @@ def test_the_shop_with_fastapi(tutorial: Tutorial) -> None:
     assert printed[0] == '[{"id":"7","tenant":"acme","owner":"alice","status":"open"}]'
     assert '"decision_id":' in printed[2]
     assert '"code": "assertion_missing"' in printed[4]
+    (own,) = blocks("Tests without a gate", "python")
+    (tutorial.folder / "test_shop.py").write_text(own)
+    assert "1 passed" in " ".join(tutorial.bash(values + "python -m pytest -q -p no:cacheprovider test_shop.py\n"))
 
 
 def test_the_shop_with_django(tutorial: Tutorial) -> None:
-    settings, views = blocks("Django", "python")
+    settings, views, _ = blocks("Django", "python")
     (tutorial.folder / "settings.py").write_text(SETTINGS + settings)
     (tutorial.folder / "views.py").write_text(views)
     (tutorial.folder / "urls.py").write_text(URLS)

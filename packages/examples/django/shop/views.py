@@ -45,7 +45,7 @@ class GateView(viewsets.GenericViewSet[Any]):
     """Asks the gate about each object that `get_object` loads, and about all objects of a list in one query."""
 
     permission_classes = (GatePermission,)
-    gate_actions: ClassVar[dict[str, str]] = {}
+    gate_actions: ClassVar[dict[str, str | None]] = {}
 
     def gate_resource(self, loaded: Order | Account | Product) -> Entity:
         """Return the object as the policies see it."""
@@ -64,7 +64,13 @@ class Orders(GateView):
     queryset = Order.objects.all()
     serializer_class = OrderSerializer
     lookup_value_regex = "[0-9]+"
-    gate_actions: ClassVar[dict[str, str]] = {"retrieve": "viewOrder", "update": "editOrder", "destroy": "cancelOrder"}
+    gate_actions: ClassVar[dict[str, str | None]] = {
+        "list": None,
+        "create": None,
+        "retrieve": "viewOrder",
+        "update": "editOrder",
+        "destroy": "cancelOrder",
+    }
 
     def list(self, _request: Request) -> Response:
         """List the orders that the caller may view."""
@@ -103,7 +109,7 @@ class Orders(GateView):
 
 class Products(GateView):
     queryset = Product.objects.order_by("price")
-    gate_actions: ClassVar[dict[str, str]] = {"retrieve": "viewProduct"}
+    gate_actions: ClassVar[dict[str, str | None]] = {"list": None, "retrieve": "viewProduct"}
 
     def list(self, _request: Request) -> Response:
         """List the catalogue, the same for every caller."""
@@ -116,7 +122,7 @@ class Products(GateView):
 
 class Accounts(GateView):
     queryset = Account.objects.all()
-    gate_actions: ClassVar[dict[str, str]] = {"retrieve": "viewAccount", "suspend": "suspendAccount"}
+    gate_actions: ClassVar[dict[str, str | None]] = {"list": None, "retrieve": "viewAccount", "suspend": "suspendAccount"}
 
     def list(self, _request: Request) -> Response:
         """List the accounts that the caller may view."""

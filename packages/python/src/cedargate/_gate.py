@@ -127,7 +127,7 @@ class Gate:
         shared |= {"token": token, "token_file": token_file}
         self.client = Client(url, **shared)
         self.async_client = AsyncClient(url, **shared)
-        self._portals = dict(portals) if portals is not None else None
+        self.portals = dict(portals) if portals is not None else None
         self._public = tuple(public)
 
     @classmethod
@@ -175,9 +175,9 @@ class Gate:
         self.client.close()
 
     def _at(self, path: str, identity: Identity) -> Identity:
-        if self._portals is None:
+        if self.portals is None:
             return identity
-        prefix = self._portals.get(identity.portal)
+        prefix = self.portals.get(identity.portal)
         if prefix is None or not _is_plain(path) or not f"{path}/".startswith(f"{prefix.rstrip('/')}/"):
             raise AssertionInvalidError(f"an assertion of the portal `{identity.portal}` does not count here")
         return identity

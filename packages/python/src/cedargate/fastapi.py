@@ -9,7 +9,7 @@ async def order(caller: CurrentIdentity, _: Annotated[Decision, Permitted("viewO
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
@@ -20,7 +20,7 @@ from ._errors import AssertionMissingError, CedargateError
 from ._gate import NOT_PERMITTED, PROBLEM_JSON, Gate, Problem, problem_of
 from ._identity import Identity
 from ._query import Decision, Entity
-from .asgi import GATE, IDENTITY, GateMiddleware
+from .asgi import GATE, IDENTITY, POLICY_VIOLATION, GateMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,6 +32,7 @@ __all__ = [
     "MaybeIdentity",
     "NotPermittedError",
     "Permitted",
+    "answer_refusals",
     "install",
     "require",
 ]
@@ -48,16 +49,25 @@ class NotPermittedError(CedargateError):
 def install(app: FastAPI, gate: Gate) -> None:
     """Add the middleware, and the answers to callers whose permission is not proven."""
     app.add_middleware(GateMiddleware, gate=gate)
-    app.add_exception_handler(CedargateError, _answer)
+    answer_refusals(app)
 
 
-async def _answer(_: Request | WebSocket, error: Exception) -> JSONResponse:
+def answer_refusals(app: FastAPI) -> None:
+    """Add the answers alone, for an app that is mounted below one with the middleware. Without them, its denials are 500."""
+    app.add_exception_handler(CedargateError, cast("Any", _answer))
+
+
+async def _answer(connection: Request | WebSocket, error: Exception) -> JSONResponse | None:
     problem: Problem = NOT_PERMITTED
     if isinstance(error, CedargateError) and not isinstance(error, NotPermittedError):
         problem = problem_of(error)
     body = problem.to_json()
     if isinstance(error, NotPermittedError):
         body["decision_id"] = error.decision.decision_id
+    if isinstance(connection, WebSocket):
+        # before it is accepted, the server makes this a 403
+        await connection.close(POLICY_VIOLATION, problem.code)
+        return None
     return JSONResponse(body, problem.status, media_type=PROBLEM_JSON)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
+# knows also the coroutine functions that Django marks, such as `View.as_view()` of an asynchronous class
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import PermissionDenied
 
 from cedargate._errors import AssertionMissingError, CedargateError
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
     from cedargate._query import Decision
+
+    Resource: TypeAlias = Entity | Callable[..., Entity | Awaitable[Entity]]
 
 _ABSENT: Final = object()
 View = TypeVar("View", bound="Callable[..., Any]")
@@ -45,46 +49,59 @@ def require(request: HttpRequest, action: str, resource: Entity, context: Mappin
     return decision
 
 
-def permitted(action: str, resource: Entity | Callable[..., Entity | Awaitable[Entity]]) -> Callable[[View], View]:
-    """Return a decorator that asks the gate before the view runs; for synchronous and asynchronous views.
+def permitted(action: str, resource: Resource) -> Callable[[View], View]:
+    """Return a decorator that asks the gate before the view runs; for functions and for classes, synchronous and asynchronous.
 
     `resource` is an entity, or a function of the request and the view's arguments that returns one; before an asynchronous view
     it may be asynchronous too.
     """
 
     def decorate(view: View) -> View:
-        if inspect.iscoroutinefunction(view):
+        if not isinstance(view, type):
+            wrapper = functools.wraps(view)(_asking(action, resource, view))
+            return cast("View", markcoroutinefunction(wrapper) if iscoroutinefunction(view) else wrapper)
+        decorated = cast("Any", view)
+        dispatch = decorated.dispatch
 
-            @functools.wraps(view)
-            async def asynchronous(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-                try:
-                    loaded: Any = resource(request, *args, **kwargs) if callable(resource) else resource
-                    if inspect.isawaitable(loaded):
-                        loaded = await loaded
-                    client = gate().async_client
-                    decision = await client.authorize(action, _entity(loaded), identity=caller(request))
-                except CedargateError as error:
-                    return problem_response(problem_of(error))
-                if not decision:
-                    return problem_response(NOT_PERMITTED, decision.decision_id)
-                return await view(request, *args, **kwargs)
+        @functools.wraps(dispatch)
+        def asking(self: Any, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            bound = functools.partial(dispatch, self)
+            if getattr(self, "view_is_async", False):
+                markcoroutinefunction(bound)
+            return _asking(action, resource, bound)(request, *args, **kwargs)
 
-            return cast("View", asynchronous)
-
-        @functools.wraps(view)
-        def synchronous(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            try:
-                loaded = resource(request, *args, **kwargs) if callable(resource) else resource
-                decision = gate().client.authorize(action, _entity(loaded), identity=caller(request))
-            except CedargateError as error:
-                return problem_response(problem_of(error))
-            if not decision:
-                return problem_response(NOT_PERMITTED, decision.decision_id)
-            return view(request, *args, **kwargs)
-
-        return cast("View", synchronous)
+        decorated.dispatch = asking
+        return view
 
     return decorate
+
+
+def _asking(action: str, resource: Resource, view: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the view behind its question."""
+
+    async def asynchronous(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        try:
+            loaded: Any = resource(request, *args, **kwargs) if callable(resource) else resource
+            if inspect.isawaitable(loaded):
+                loaded = await loaded
+            decision = await gate().async_client.authorize(action, _entity(loaded), identity=caller(request))
+        except CedargateError as error:
+            return problem_response(problem_of(error))
+        if not decision:
+            return problem_response(NOT_PERMITTED, decision.decision_id)
+        return await view(request, *args, **kwargs)
+
+    def synchronous(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        try:
+            loaded = resource(request, *args, **kwargs) if callable(resource) else resource
+            decision = gate().client.authorize(action, _entity(loaded), identity=caller(request))
+        except CedargateError as error:
+            return problem_response(problem_of(error))
+        if not decision:
+            return problem_response(NOT_PERMITTED, decision.decision_id)
+        return view(request, *args, **kwargs)
+
+    return asynchronous if iscoroutinefunction(view) else synchronous
 
 
 def _entity(value: Any) -> Entity:

@@ -100,9 +100,15 @@ def _attach(request: HttpRequest, identity: Identity | None) -> None:
         attached.user = SimpleLazyObject(lambda: _user(request, identity))
 
         async def auser() -> Any:
-            return await sync_to_async(_user)(request, identity)
+            # the same user as `request.user`, found once
+            return await sync_to_async(_found)(attached.user)
 
         attached.auser = auser
+
+
+def _found(user: Any) -> Any:
+    _ = user.is_authenticated
+    return user
 
 
 def _user(request: HttpRequest, identity: Identity | None) -> Any:
