@@ -69,6 +69,123 @@ fn shell(page: &str) -> Vec<String> {
     blocks(&read(page), "sh")
 }
 
+/// Stands in for `kubectl`: what a page sends into the pod runs beside the gate, and the pod's log is the gate's output and its
+/// records.
+const KUBECTL: &str = r#"
+gate_folder=$PWD NAMESPACE=acme POD=orders-0 SELECTOR=app=orders
+kubectl() {
+  case "$*" in
+    *" exec "*)
+      while [ "$1" != -- ]; do shift; done
+      shift
+      (cd "$gate_folder"; "${@/#\/etc\/cedargate\/cedargate.yaml/cedargate.yaml}") ;;
+    *" logs "*) cat "$gate_folder/decisions.jsonl" "$gate_folder/gate.log" ;;
+    *) echo "no stand-in for: kubectl $*" >&2; return 1 ;;
+  esac
+}
+soon() { for _ in $(seq 50); do "$@" && return; sleep 0.2; done; echo "never came true: $*" >&2; return 1; }
+is() { test "$("${@:2}")" = "$1"; }
+by_alice() { answer -H "Authorization: Bearer $(cat alice.token)"; }
+by_bob() { answer -H "Authorization: Bearer $(cat bob.token)"; }
+by_session() { answer -H "Cookie: $session"; }
+"#;
+
+/// The commands of a page, which has so many.
+fn commands<const N: usize>(page: &str) -> [String; N] {
+    shell(page)
+        .try_into()
+        .unwrap_or_else(|all| panic!("{page} has other commands than its test knows: {all:?}"))
+}
+
+/// The page for an incident: one refusal is traced, a portal closed, a caller revoked.
+fn incident() -> String {
+    let page = "docs/runbooks/incident.md";
+    let [trace, status, revoke, evidence] = commands(page);
+    let emergency = blocks(&read(page), "cedar").concat();
+    let revoke = revoke.replace("SUBJECT", "bob").replace("ISSUER", "corp");
+    format!(
+        r#"echo 'page {page}'
+is 200 by_alice; is 403 by_bob; is 200 by_session
+soon grep -q '"not_permitted"' decisions.jsonl
+DECISION_ID=$(sed -n 's/.*"decision_id":"\([^"]*\)".*not_permitted.*/\1/p' decisions.jsonl | tail -1)
+{trace}
+{status}
+mkdir "policies/$PORTAL/_deny"
+cat > "policies/$PORTAL/_deny/incident.cedar" <<'EOF'
+{emergency}EOF
+soon is 403 by_alice
+rm -r "policies/$PORTAL/_deny"
+soon is 200 by_alice
+{revoke}
+soon is 401 by_bob; is 200 by_alice
+mkdir evidence; cd evidence
+{evidence}
+test -s status.json; grep -q not_permitted gate.log
+cd ..
+"#
+    )
+}
+
+/// The page for a rollback: a wrong edit that no test sees is reverted.
+fn rollback() -> String {
+    let page = "docs/runbooks/policy-rollback.md";
+    let [check, reload] = commands(page);
+    let git = blocks(&read(page), "console").concat();
+    let git = git
+        .replace("$ ", "")
+        .replace("PORTAL", "\"$PORTAL\"")
+        .replace("COMMIT", "HEAD");
+    format!(
+        r#"echo 'page {page}'
+export GIT_AUTHOR_NAME=policies GIT_AUTHOR_EMAIL=policies@example.com GIT_COMMITTER_NAME=policies GIT_COMMITTER_EMAIL=policies@example.com
+git init --quiet; git add policies schemas; git commit --quiet -m "Begin"
+revision() {{ {{ {reload}
+  }} | grep '"revision"'; }}
+before=$(revision)
+echo 'permit (principal in Role::"viewer", action in Action::"read", resource == Path::"/secrets");' >> "policies/$PORTAL/orders.cedar"
+git commit --quiet -a -m "Permit what nobody tests"
+test "$(revision)" != "$before"
+{git}
+{check}
+{reload}
+is "$before" revision
+"#
+    )
+}
+
+/// The pages for outages: Redis stops and goes on; the provider's keys were stolen, so that all of a portal's callers are revoked
+/// and Alice needs a new token and a new login.
+fn outages(login: &str) -> String {
+    let (redis, provider) = ("docs/runbooks/redis-outage.md", "docs/runbooks/identity-provider-outage.md");
+    let [redis_status, revoke_tenant] = commands(redis);
+    let [provider_status, revoke_portal] = commands(provider);
+    let revoke_tenant = revoke_tenant.replace("TENANT", "elsewhere");
+    let revoke_portal = revoke_portal.replace("PORTAL", "\"$PORTAL\"");
+    format!(
+        r#"echo 'page {redis}'
+redis_id=$(redis-cli -u "$REDIS" INFO server | tr -d '\r' | sed -n 's/^process_id://p')
+kill -STOP "$redis_id"
+soon is 503 by_session; is 200 by_alice
+{redis_status}
+kill -CONT "$redis_id"
+soon is 200 by_session
+{revoke_tenant}
+is 200 by_session
+echo 'page {provider}'
+{provider_status}
+{revoke_portal}
+soon is 401 by_alice; is 401 by_session
+sleep 1
+cp trial-issuer.pem secrets/
+token --subject alice --tenant "$TENANT" --role viewer > alice.token
+soon is 200 by_alice
+cp alice.password secrets/
+{login}
+rm secrets/trial-issuer.pem secrets/alice.password headers
+"#
+    )
+}
+
 /// The blocks of several pages, one script. `# page` lines say where it was if it fails.
 fn script() -> String {
     let onboarding = shell("docs/runbooks/tenant-onboarding.md");
@@ -90,10 +207,11 @@ fn script() -> String {
     let mut parts = vec![
         trap,
         trial.join("\n"),
-        "cp secrets/alice.token secrets/alice.password .".to_owned(),
+        "cp secrets/alice.token secrets/bob.token secrets/alice.password secrets/trial-issuer.pem .".to_owned(),
     ];
     parts.push(end.clone());
     parts.push(again.to_owned());
+    parts.extend([KUBECTL.to_owned(), incident(), rollback(), outages(login)]);
     for (page, after) in [
         ("docs/runbooks/secrets-rotation.md", again_logged_in),
         ("docs/runbooks/deployment.md", format!("{allowed} 200\n{logged_in} 200")),

@@ -138,7 +138,10 @@ impl Control {
         let known: Vec<&str> = self.gate.config.issuers.iter().map(|issuer| &*issuer.scope.name).collect();
         match (named, known.as_slice()) {
             (Some(name), _) if known.contains(&name.as_str()) => Ok(name),
-            (Some(name), _) => Err(format!("there is no issuer `{name}`; known are: {}", known.join(", "))),
+            (Some(name), _) => Err(format!(
+                "there is no issuer `{name}`; an issuer is named as in the configuration: {}",
+                known.join(", ")
+            )),
             (None, [only]) => Ok((*only).to_owned()),
             (None, _) => Err(format!("say whose subject it is with `issuer`: {}", known.join(", "))),
         }
