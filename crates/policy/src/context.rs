@@ -5,6 +5,7 @@
 
 mod client_names;
 mod declared;
+mod facts;
 mod recorded;
 
 use std::net::IpAddr;
@@ -17,8 +18,8 @@ use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
 use self::client_names::{header_values, parameter_values};
-use self::declared::fact;
 pub use self::declared::{Misfit, Unfilled, declared_flags, gate_names, misfits};
+use self::facts::{Fact, Source, fact};
 pub use self::recorded::RecordedContext;
 use self::recorded::Shown;
 use crate::denial::{Denial, Refusal};
@@ -28,7 +29,7 @@ use crate::schema::{AttrType, Field, RecordType, SchemaModel};
 use crate::scope::PortalScope;
 use crate::types::{AuthFacts, HeaderNames, Identity};
 use crate::value::is_plain;
-use crate::value::{SET_ITEMS_MAX, Value as CedarValue, context_of, datetime_of, expression, ip_of, value};
+use crate::value::{Value as CedarValue, context_of, datetime_of, expression, ip_of, value};
 
 /// Facts that the gate knows of one query; a named query has no `http`.
 #[derive(Clone, Copy)]
@@ -80,25 +81,9 @@ pub struct ContextPlan {
 #[derive(Debug)]
 struct OwnedField {
     name: String,
-    fact: Fact,
+    fact: &'static Fact,
     ty: AttrType,
     required: bool,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Fact {
-    Method,
-    Path,
-    Host,
-    Scheme,
-    Portal,
-    Tenant,
-    SourceIp,
-    Now,
-    Auth,
-    Flags,
-    Query,
-    Headers,
 }
 
 /// A context field that is unknown without the request.
@@ -156,7 +141,7 @@ impl ContextPlans {
             .collect();
         let fields = by_action.values().flat_map(|plan| &plan.owned);
         let headers = fields
-            .filter(|field| field.fact == Fact::Headers)
+            .filter(|field| field.fact.source == Source::Headers)
             .flat_map(|field| match &field.ty {
                 AttrType::Record(record) => record.fields.keys().cloned().collect(),
                 _ => Vec::new(),
@@ -179,7 +164,7 @@ impl ContextPlans {
     pub fn reads_headers(&self) -> bool {
         self.by_action
             .values()
-            .any(|plan| plan.owned.iter().any(|field| field.fact == Fact::Headers))
+            .any(|plan| plan.owned.iter().any(|field| field.fact.source == Source::Headers))
     }
 
     pub fn reads_query(&self) -> bool {
@@ -193,7 +178,7 @@ impl ContextPlan {
         for (name, field) in &declared.fields {
             match fact(name, &field.ty) {
                 Some(fact) => {
-                    plan.reads_query |= fact == Fact::Query;
+                    plan.reads_query |= fact.source == Source::Query;
                     plan.names_entities |= matches!(field.ty, AttrType::Entity(_));
                     plan.owned.push(OwnedField {
                         name: name.clone(),
@@ -224,7 +209,7 @@ impl ContextPlan {
             let value = given.and_then(|given| given.get(name));
             left -= usize::from(value.is_some());
             match (self.filled(facts).find(|own| own.name == *name), value) {
-                (Some(own), _) if own.is_text() && (!own.fact.can_fail() || own.is_plain_fact(facts)) => {}
+                (Some(own), _) if own.is_text() && own.is_certain(facts) => {}
                 (None, Some(value)) if is_plain(&field.ty, value) => taken.push((name.as_str(), &field.ty, value)),
                 (None, None) if !field.required => {}
                 _ => return None,
@@ -253,7 +238,7 @@ impl ContextPlan {
             let detail = format!("context `{name}` is required, and only a named query of the app can give it");
             return Err(Refusal::new(Denial::NotPermitted, detail));
         }
-        let mut doubtful = self.owned.iter().filter(|f| f.fact.can_fail() && !f.is_plain_fact(facts));
+        let mut doubtful = self.owned.iter().filter(|f| !f.is_certain(facts));
         doubtful.try_for_each(|field| {
             let filled = field.json(facts)?;
             match filled {
@@ -269,7 +254,7 @@ impl ContextPlan {
     /// The fields of a named query that do not change with time: those of the portal and of the caller. `None`: the field is
     /// absent. `Err`: every such query is refused.
     pub fn lasting(&self, facts: &Facts<'_>) -> Result<Vec<LastingField>, Refusal> {
-        let lasting = self.filled(facts).filter(|field| field.fact != Fact::Now);
+        let lasting = self.filled(facts).filter(|field| field.fact.source != Source::Time);
         let field = |field: &OwnedField| match field.value(facts) {
             Ok(None) if field.required => Err(field.refusal(format!("context `{}` is required and not known", field.name))),
             Ok(None) => Ok(Some((field.name.clone(), None))),
@@ -311,51 +296,18 @@ impl ContextPlan {
     }
 }
 
-impl Fact {
-    fn needs_http(self) -> bool {
-        !matches!(self, Self::Portal | Self::Tenant | Self::Now | Self::Auth | Self::Flags)
-    }
-
-    /// True for facts whose names the client chooses.
-    fn is_given(self) -> bool {
-        matches!(self, Self::Query | Self::Headers)
-    }
-
-    /// True for facts that a request can lack or repeat; every other fact is always present.
-    fn can_fail(self) -> bool {
-        matches!(self, Self::Tenant | Self::Auth | Self::Flags | Self::Query | Self::Headers)
-    }
-}
-
-/// True if a flag's value is of the declared type.
-fn is_of_type(value: &Value, ty: &AttrType) -> bool {
-    match ty {
-        AttrType::Bool => value.is_boolean(),
-        AttrType::Long => value.is_i64(),
-        AttrType::String => value.is_string(),
-        _ => false,
-    }
-}
-
 impl OwnedField {
-    /// True if a quick check shows, without building the value, that the fact is present and of its type. Nearly every request
-    /// passes.
-    fn is_plain_fact(&self, facts: &Facts<'_>) -> bool {
-        match (self.fact, &self.ty) {
-            (Fact::Tenant, AttrType::String) => facts.tenant.is_some() || !self.required,
-            (Fact::Tenant, _) => facts.tenant.is_none() && !self.required,
-            (Fact::Auth, AttrType::Record(record)) => match facts.auth {
-                Some(auth) => record.fields.iter().all(|(name, field)| is_plain_auth(auth, name, field)),
-                None => !self.required,
-            },
-            (Fact::Flags, AttrType::Record(record)) => record.fields.iter().all(|(name, field)| {
-                facts
-                    .flags
-                    .get(name)
-                    .map_or(!field.required, |value| is_of_type(value, &field.ty))
-            }),
-            _ => false,
-        }
+    fn is_certain(&self, facts: &Facts<'_>) -> bool {
+        (self.fact.is_certain)(self, facts)
+    }
+
+    /// The fields of a declared record.
+    fn members(&self) -> impl Iterator<Item = (&String, &Field)> {
+        let record = match &self.ty {
+            AttrType::Record(record) => Some(&record.fields),
+            _ => None,
+        };
+        record.into_iter().flatten()
     }
 
     /// True unless the field is an entity: only a credential may give an entity as a string.
@@ -368,50 +320,24 @@ impl OwnedField {
         Ok(shown.map(|shown| serde_json::to_value(shown).unwrap_or_default()))
     }
 
-    fn shown<'f>(&'f self, facts: &'f Facts<'_>) -> Result<Option<Shown<'f>>, Refusal> {
-        Ok(match (self.fact, &facts.http) {
-            (Fact::Portal, _) => Some(Shown::Text(facts.portal)),
-            (Fact::Tenant, _) => facts.tenant.map(Shown::Text),
-            (Fact::Now, _) => Some(Shown::Now(facts.now_millis)),
-            (Fact::Auth, _) => match facts.auth {
-                Some(auth) => Some(Shown::Auth(self.readable(auth)?, &self.ty)),
-                None => None,
-            },
-            (Fact::Flags, _) => Some(Shown::Flags(facts.flags)),
-            (_, None) => None,
-            (Fact::Method, Some(http)) => Some(Shown::Text(http.method)),
-            (Fact::Path, Some(http)) => Some(Shown::Text(http.path)),
-            (Fact::Host, Some(http)) => Some(Shown::Text(http.host)),
-            (Fact::Scheme, Some(http)) => Some(Shown::Text(http.scheme)),
-            (Fact::SourceIp, Some(http)) => Some(Shown::Ip(http.source_ip)),
-            (Fact::Query | Fact::Headers, Some(http)) => Some(Shown::Json(self.given(http)?)),
-        })
+    fn shown<'f>(&'f self, facts: &'f Facts<'f>) -> Result<Option<Shown<'f>>, Refusal> {
+        (self.fact.show)(self, facts)
     }
 
-    /// The facts about the login. Fails if a declared one comes from a malformed claim: it must not count as absent.
-    fn readable<'f>(&self, auth: &'f Arc<AuthFacts>) -> Result<&'f Arc<AuthFacts>, Refusal> {
-        let AttrType::Record(record) = &self.ty else { return Ok(auth) };
-        match auth.unreadable.iter().find(|fact| record.fields.contains_key(fact.field)) {
-            Some(fact) => Err(self.refusal(fact.detail.clone())),
-            None => Ok(auth),
-        }
+    /// The headers of the declared names.
+    fn headers(&self, http: &HttpFacts<'_>) -> Result<Value, Refusal> {
+        self.multi(|name| header_values(http.headers, name))
     }
 
-    /// The values that the client gave under the declared names.
-    fn given(&self, http: &HttpFacts<'_>) -> Result<Value, Refusal> {
-        if self.fact == Fact::Headers {
-            return self.multi(|name| header_values(http.headers, name));
-        }
+    /// The parameters of the query string of the declared names.
+    fn parameters(&self, http: &HttpFacts<'_>) -> Result<Value, Refusal> {
         self.multi(|name| parameter_values(http, name))
     }
 
     /// A record of strings (given once) and sets of strings (all of them).
     fn multi(&self, values: impl Fn(&str) -> Result<Vec<String>, Refusal>) -> Result<Value, Refusal> {
-        let AttrType::Record(record) = &self.ty else {
-            return Ok(Value::Null);
-        };
         let mut all = Map::new();
-        for (name, field) in &record.fields {
+        for (name, field) in self.members() {
             let mut found = values(name)?;
             match (&field.ty, found.len()) {
                 (AttrType::Set(_), _) => {
@@ -441,14 +367,8 @@ impl OwnedField {
         }
     }
 
-    /// A fact of the request is a bad request; a fact of the credential is a bad claim.
     fn refusal(&self, detail: String) -> Refusal {
-        let denial = match self.fact {
-            Fact::Query | Fact::Headers => Denial::RequestInvalid,
-            Fact::Auth | Fact::Tenant => Denial::ClaimInvalid,
-            _ => Denial::NotPermitted,
-        };
-        Refusal::new(denial, detail)
+        Refusal::new(self.fact.denial(), detail)
     }
 }
 
@@ -521,20 +441,6 @@ impl ContextSource for ReadyContext {
     }
 }
 
-fn is_plain_auth(auth: &AuthFacts, name: &str, field: &Field) -> bool {
-    let is_readable = auth.unreadable.iter().all(|fact| fact.field != name);
-    match (name, &field.ty) {
-        _ if !is_readable => false,
-        ("method", AttrType::String) => true,
-        ("acr", AttrType::String) => auth.acr.is_some() || !field.required,
-        ("time", AttrType::Long) => auth.time.is_some() || !field.required,
-        ("time", _) => auth.time.is_none() && !field.required,
-        ("amr", _) => auth.amr.len() <= SET_ITEMS_MAX,
-        ("scopes", _) => auth.scopes.len() <= SET_ITEMS_MAX,
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -542,6 +448,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::value::SET_ITEMS_MAX;
 
     fn declared() -> impl Strategy<Value = (String, AttrType, bool)> {
         let strings = AttrType::Set(Box::new(AttrType::String));
@@ -610,7 +517,7 @@ mod tests {
                 portal: "p", tenant: tenant.then_some("acme"), now_millis: 0, auth: auth.as_ref(), flags: &flags, http: None,
             };
             let field = OwnedField { name, fact, ty, required };
-            if field.is_plain_fact(&facts) {
+            if field.is_certain(&facts) {
                 match field.json(&facts).unwrap() {
                     Some(json) => prop_assert!(value(&field.ty, &json, &field.name).is_ok()),
                     None => prop_assert!(!field.required),
@@ -629,7 +536,7 @@ mod tests {
         let ty = record(vec![(("method", AttrType::String), true), (("acr", AttrType::String), false)]);
         let mut field = OwnedField {
             name: "auth".to_owned(),
-            fact: Fact::Auth,
+            fact: fact("auth", &ty).unwrap(),
             ty,
             required: true,
         };
@@ -642,8 +549,8 @@ mod tests {
             flags: &flags,
             http: None,
         };
-        assert!(field.is_plain_fact(&facts));
+        assert!(field.is_certain(&facts));
         field.ty = record(vec![(("acr", AttrType::String), true)]);
-        assert!(!field.is_plain_fact(&facts), "a required `acr` that the token lacks");
+        assert!(!field.is_certain(&facts), "a required `acr` that the token lacks");
     }
 }

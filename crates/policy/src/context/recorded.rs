@@ -3,14 +3,15 @@
 //! There are two writers of the same text: `append` for nearly every record, and the serializer for a record whose context is
 //! masked. A property test compares them.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
-use super::{AttrType, ContextPlan, Fact, Facts, HttpFacts};
+use super::{AttrType, ContextPlan, Facts};
 use crate::denial::Refusal;
 use crate::json::append;
 use crate::types::AuthFacts;
@@ -22,77 +23,56 @@ pub(super) enum Shown<'a> {
     Ip(IpAddr),
     /// Unix milliseconds.
     Now(i64),
-    Auth(&'a AuthFacts, &'a AttrType),
-    Flags(&'a Map<String, Value>),
-    Json(Value),
-    Given(&'a Value),
+    Auth(&'a Arc<AuthFacts>, &'a AttrType),
+    Flags(&'a Arc<Map<String, Value>>),
+    Json(Cow<'a, Value>),
 }
 
 /// The gate's fields of one query.
 #[derive(Debug)]
 pub struct RecordedContext {
     plan: Arc<ContextPlan>,
-    texts: Texts,
-    has_tenant: bool,
-    now_millis: i64,
-    auth: Option<Arc<AuthFacts>>,
-    flags: Arc<Map<String, Value>>,
-    http: Option<(&'static str, IpAddr)>,
-    /// Values that the client gave in headers and the query string, by field.
-    given: Vec<(Fact, Value)>,
+    /// One value for each of the plan's fields, in their order.
+    values: Box<[Stored]>,
+    /// The texts of `values`, one after the other in one allocation, because every request stores them.
+    texts: String,
     /// Fields that an app gave.
     app_fields: Map<String, Value>,
 }
 
-/// Portal, tenant, method, path and host, one after the other in one allocation, because every request stores them.
+/// A fact without its query.
 #[derive(Debug)]
-struct Texts {
-    all: Box<str>,
-    ends: [usize; 5],
-}
-
-impl Texts {
-    fn of(texts: [&str; 5]) -> Self {
-        let mut end = 0;
-        let ends = texts.map(|text| {
-            end += text.len();
-            end
-        });
-        let all = texts.concat().into_boxed_str();
-        Self { all, ends }
-    }
-
-    fn split(&self) -> [&str; 5] {
-        let mut start = 0;
-        self.ends.map(|end| {
-            // INVARIANT: the ends are those of the texts
-            let text = self.all.get(start..end).unwrap_or_default();
-            start = end;
-            text
-        })
-    }
+enum Stored {
+    Absent,
+    /// The end of its text in `texts`; it begins where the one before it ends.
+    Text(usize),
+    Ip(IpAddr),
+    Now(i64),
+    Auth(Arc<AuthFacts>),
+    Flags(Arc<Map<String, Value>>),
+    Json(Value),
 }
 
 impl RecordedContext {
     /// # Errors
     /// A header or parameter that is given more than once.
     pub fn new(plan: &Arc<ContextPlan>, facts: &Facts<'_>) -> Result<Self, Refusal> {
-        let mut given = Vec::new();
-        if let Some(http) = &facts.http {
-            for field in plan.owned.iter().filter(|f| f.fact.is_given()) {
-                given.push((field.fact, field.given(http)?));
-            }
+        let mut shown: SmallVec<[_; 12]> = SmallVec::with_capacity(plan.owned.len());
+        for field in &plan.owned {
+            shown.push(match field.shown(facts) {
+                Err(refusal) if field.fact.is_given() => return Err(refusal),
+                found => found.unwrap_or_default(),
+            });
         }
-        let (method, path, host) = facts.http.as_ref().map_or(("", "", ""), |h| (h.method, h.path, h.host));
+        let bytes = shown.iter().flatten().map(Shown::text_bytes).sum();
+        let mut texts = String::with_capacity(bytes);
+        let values = shown
+            .into_iter()
+            .map(|one| one.map_or(Stored::Absent, |shown| shown.store(&mut texts)));
         Ok(Self {
             plan: Arc::clone(plan),
-            texts: Texts::of([facts.portal, facts.tenant.unwrap_or_default(), method, path, host]),
-            has_tenant: facts.tenant.is_some(),
-            now_millis: facts.now_millis,
-            auth: facts.auth.cloned(),
-            flags: Arc::clone(facts.flags),
-            http: facts.http.as_ref().map(|http| (http.scheme, http.source_ip)),
-            given,
+            values: values.collect(),
+            texts,
             app_fields: Map::new(),
         })
     }
@@ -130,34 +110,26 @@ impl RecordedContext {
     }
 
     fn for_each_field<E>(&self, mut each: impl FnMut(&str, &Shown<'_>) -> Result<(), E>) -> Result<(), E> {
-        let headers = HeaderMap::new();
-        let [portal, tenant, method, path, host] = self.texts.split();
-        let facts = Facts {
-            portal,
-            tenant: self.has_tenant.then_some(tenant),
-            now_millis: self.now_millis,
-            auth: self.auth.as_ref(),
-            flags: &self.flags,
-            http: self.http.map(|(scheme, source_ip)| HttpFacts {
-                method,
-                path,
-                host,
-                scheme,
-                source_ip,
-                query: &[],
-                beside_semicolons: &[],
-                headers: &headers,
-            }),
-        };
-        for field in self.plan.filled(&facts) {
-            if let Some((_, value)) = self.given.iter().find(|(fact, _)| *fact == field.fact) {
-                each(&field.name, &Shown::Given(value))?;
-            } else if let Ok(Some(shown)) = field.shown(&facts) {
-                each(&field.name, &shown)?;
-            }
+        let mut start = 0;
+        for (field, value) in self.plan.owned.iter().zip(&self.values) {
+            let shown = match value {
+                Stored::Absent => continue,
+                Stored::Text(end) => {
+                    // INVARIANT: the ends are those of the texts
+                    let text = self.texts.get(start..*end).unwrap_or_default();
+                    start = *end;
+                    Shown::Text(text)
+                }
+                Stored::Ip(address) => Shown::Ip(*address),
+                Stored::Now(millis) => Shown::Now(*millis),
+                Stored::Auth(auth) => Shown::Auth(auth, &field.ty),
+                Stored::Flags(flags) => Shown::Flags(flags),
+                Stored::Json(value) => Shown::Json(Cow::Borrowed(value)),
+            };
+            each(&field.name, &shown)?;
         }
         let mut app_fields = self.app_fields.iter();
-        app_fields.try_for_each(|(name, value)| each(name, &Shown::Given(value)))
+        app_fields.try_for_each(|(name, value)| each(name, &Shown::Json(Cow::Borrowed(value))))
     }
 }
 
@@ -170,6 +142,27 @@ impl Serialize for RecordedContext {
 }
 
 impl Shown<'_> {
+    fn text_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            _ => 0,
+        }
+    }
+
+    fn store(self, texts: &mut String) -> Stored {
+        match self {
+            Self::Text(text) => {
+                texts.push_str(text);
+                Stored::Text(texts.len())
+            }
+            Self::Ip(address) => Stored::Ip(address),
+            Self::Now(millis) => Stored::Now(millis),
+            Self::Auth(auth, _) => Stored::Auth(Arc::clone(auth)),
+            Self::Flags(flags) => Stored::Flags(Arc::clone(flags)),
+            Self::Json(value) => Stored::Json(value.into_owned()),
+        }
+    }
+
     fn append(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
         match self {
             Self::Text(text) => append::text(out, text),
@@ -180,7 +173,7 @@ impl Shown<'_> {
                 out.push(b'"');
             }
             Self::Auth(auth, ty) => append_auth(auth, ty, out),
-            Self::Flags(_) | Self::Json(_) | Self::Given(_) => return serde_json::to_writer(out, self),
+            Self::Flags(_) | Self::Json(_) => return serde_json::to_writer(out, self),
         }
         Ok(())
     }
@@ -196,7 +189,6 @@ impl Serialize for Shown<'_> {
             Self::Auth(auth, ty) => auth_fields(auth, ty, to),
             Self::Flags(flags) => flags.serialize(to),
             Self::Json(value) => value.serialize(to),
-            Self::Given(value) => value.serialize(to),
         }
     }
 }
@@ -252,10 +244,12 @@ fn append_auth(auth: &AuthFacts, ty: &AttrType, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::context::HttpFacts;
     use crate::schema::{Field, RecordType};
 
     fn plan() -> Arc<ContextPlan> {
