@@ -15,7 +15,7 @@ mod shadows;
 mod usage;
 
 pub use self::decided::{NotReplayed, PortalRevision, Portals};
-pub use self::find::FoundRecords;
+pub use self::find::{FoundRecords, WantedRecords};
 pub use self::flips::{Baseline, Change, Comparison, Example, FlipGroup, FlipKey, Flips};
 pub use self::index::{Chosen, LogIndex, RecordPlace, Row, Shadow, Text};
 pub use self::read::{LogReader, ReadProgress, Reading, RecordLocation, Totals, Visitor};

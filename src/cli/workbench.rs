@@ -65,6 +65,9 @@ pub(crate) struct Args {
     /// Write the page with its data to `index.html` in this folder, and end
     #[arg(long, value_name = "DIR", conflicts_with_all = ["port", "gate"])]
     export: Option<PathBuf>,
+    /// With --export: the git revision or folder that the pages Changes and Matrix compare with; default: the last commit
+    #[arg(long, value_name = "REV|DIR", requires = "export")]
+    compare: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Exit {
@@ -80,7 +83,7 @@ pub(crate) fn run(args: &Args) -> Exit {
     };
     desk.read();
     if let Some(folder) = &args.export {
-        return Exit::print_or_usage(export::write(&desk, folder));
+        return Exit::print_or_usage(export::write(&desk, folder, args.compare.as_deref()));
     }
     Exit::or_usage(serve_desk(args, Arc::new(desk), tree))
 }

@@ -1,4 +1,6 @@
-//! Finds one decision by its id.
+//! Finds decisions by their ids.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LogRecord, MatchedId, RecordLocation, RecordPlace, Visitor};
 use crate::audit::lines::Lines;
@@ -13,6 +15,13 @@ pub struct FoundRecords<'a> {
     id: &'a str,
     by_decision: Option<Vec<u8>>,
     by_request: Vec<Found>,
+}
+
+/// The decisions of several ids, in one reading.
+pub struct WantedRecords<'a> {
+    ids: &'a BTreeSet<String>,
+    /// Records as JSON, by decision id.
+    pub found: BTreeMap<String, Vec<u8>>,
 }
 
 struct Found {
@@ -55,6 +64,29 @@ impl<'a> FoundRecords<'a> {
                 ))
             }
         }
+    }
+}
+
+impl<'a> WantedRecords<'a> {
+    pub fn new(ids: &'a BTreeSet<String>) -> Self {
+        Self {
+            ids,
+            found: BTreeMap::new(),
+        }
+    }
+}
+
+impl Visitor for WantedRecords<'_> {
+    fn visit(&mut self, record: &LogRecord<'_>, _: RecordLocation<'_>) {
+        if let Some(id) = self.ids.get(&*record.decision_id)
+            && let Ok(line) = serde_json::to_vec(record)
+        {
+            self.found.insert(id.clone(), line);
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.found.extend(other.found);
     }
 }
 

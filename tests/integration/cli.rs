@@ -22,6 +22,7 @@ mod user_command;
 pub mod workbench;
 mod workbench_attacks;
 mod workbench_editor;
+mod workbench_export;
 mod workbench_large_log;
 mod workbench_log;
 mod workbench_pages;

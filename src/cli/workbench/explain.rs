@@ -12,7 +12,7 @@ use crate::base::clock::unix_seconds;
 use crate::cli::client;
 use crate::cli::control::ControlSocket;
 use crate::cli::explain::explained;
-use crate::cli::explain::from_log::{FromLog, explain_record};
+use crate::cli::explain::from_log::{FoundDecision, FromLog, explain_record};
 use crate::cli::offline::identity;
 use crate::cli::tree::Workbench;
 use crate::explained::json::report;
@@ -54,18 +54,28 @@ pub(super) fn decision(desk: &Desk, workbench: &Workbench, body: &Value) -> Resu
             Err(_) => {}
         }
     }
+    if let Some(line) = desk.log.record(id) {
+        return record(&line, workbench);
+    }
+    let log = FromLog {
+        id,
+        logs: &desk.logs,
+        tree: &desk.tree,
+    };
+    from_log(|see| log.explain_in(workbench, see))
+}
+
+/// A recorded decision, given as JSON, with its reasons.
+pub(super) fn record(line: &[u8], workbench: &Workbench) -> Result<Value, String> {
+    from_log(|see| explain_record(line, workbench, see))
+}
+
+fn from_log(
+    explain: impl FnOnce(&mut dyn FnMut(&Query<'_>, Caller<'_>)) -> Result<FoundDecision, String>,
+) -> Result<Value, String> {
     let mut question = None;
     let mut see = |query: &Query<'_>, caller: Caller<'_>| question = Some(Question::of(query, caller));
-    let found = if let Some(record) = desk.log.record(id) {
-        explain_record(&record, workbench, &mut see)?
-    } else {
-        let log = FromLog {
-            id,
-            logs: &desk.logs,
-            tree: &desk.tree,
-        };
-        log.explain_in(workbench, &mut see)?
-    };
+    let found = explain(&mut see)?;
     Ok(
         json!({"explanation": shortened(report(&found.explained)), "source": "log", "notes": found.notes, "record": found.record, "question": question}),
     )

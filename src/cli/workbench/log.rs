@@ -72,6 +72,13 @@ impl LogShelf {
         Ok(answer.to_string().into())
     }
 
+    /// Reads the logs now. Afterwards `view` answers at once.
+    pub fn read_now(&self, files: &[PathBuf]) -> Result<(), String> {
+        let read = ReadLog::new(files, |_| {})?;
+        *self.0.lock() = State::Read(Arc::new(read));
+        Ok(())
+    }
+
     /// The record of a decision id, as JSON, from its place in the log; `None`: the log was not read yet, its sample does not
     /// hold the decision, or the file has changed.
     pub fn record(&self, id: &str) -> Option<Vec<u8>> {

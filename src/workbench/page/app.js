@@ -11,16 +11,16 @@ import { log } from "./log.js";
 import { sessions } from "./sessions.js";
 import { editor } from "./editor.js";
 
-/** Every page: its name in addresses and in the tree's `pages`, its title, the function that draws it, and if it needs the server. */
+/** Every page: its name in addresses and in the tree's `pages`, its title, and the function that draws it. */
 const PAGES = [
   { name: "overview", title: "Overview", draw: overview },
   { name: "matrix", title: "Matrix", draw: matrix },
   { name: "explain", title: "Explain", draw: explain },
   { name: "tests", title: "Tests", draw: tests },
   { name: "changes", title: "Changes", draw: changes },
-  { name: "editor", title: "Editor", draw: editor, isLive: true },
-  { name: "log", title: "Log", draw: log, isLive: true },
-  { name: "sessions", title: "Sessions", draw: sessions, isLive: true },
+  { name: "editor", title: isExport ? "Files" : "Editor", draw: editor },
+  { name: "log", title: "Log", draw: log },
+  { name: "sessions", title: "Sessions", draw: sessions },
 ];
 
 const main = document.getElementById("main");
@@ -31,8 +31,8 @@ let cleanUp = null;
 
 /** Says that an address leads nowhere, or to a page that needs the server. */
 function missing(name, pages) {
-  const live = PAGES.find((one) => one.name === name && one.isLive);
-  const why = live && isExport ? `The page ${live.title} needs the running workbench; this exported file does not have it.` : `This workbench has no page ${brief(name, 60)}.`;
+  const known = PAGES.find((one) => one.name === name);
+  const why = known && isExport ? `This exported file has no page ${known.title}; open the workbench itself.` : `This workbench has no page ${brief(name, 60)}.`;
   const links = pages.map((one) => el("li", {}, el("a", { href: address(one.name) }, one.title)));
   return { name, title: "No such page", draw: ({ main: view }) => { put(view, el("h1", {}, "No such page"), el("p", {}, why), el("ul", {}, links)); } };
 }
@@ -55,7 +55,7 @@ async function draw({ keepFocus = false } = {}) {
     return;
   }
   if (own !== drawing) return;
-  const pages = PAGES.filter((page) => tree.pages.includes(page.name) && !(page.isLive && isExport));
+  const pages = PAGES.filter((page) => tree.pages.includes(page.name));
   const page = pages.find((one) => one.name === name) ?? (name === "" ? pages[0] : missing(name, pages));
   clear(nav, pages.length > 1 ? pages.map((one) => el("a", { href: address(one.name), "aria-current": one === page ? "page" : null }, one.title)) : null);
   document.getElementById("find").hidden = !tree.pages.includes("matrix");
@@ -69,7 +69,9 @@ async function draw({ keepFocus = false } = {}) {
   clear(main, view);
   if (!keepFocus) main.focus({ preventScroll: true });
   try {
-    cleanUp = (await page.draw({ main: view, tree, parameters, go })) ?? null;
+    const left = await page.draw({ main: view, tree, parameters, go });
+    if (own === drawing) cleanUp = left ?? null;
+    else left?.();
   } catch (error) {
     put(view, failure(error));
   }

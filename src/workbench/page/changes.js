@@ -1,6 +1,6 @@
 // Changes: what differs from a git revision: policies, other files, and the decisions of the tests of both trees.
 import { clear, el, put } from "./dom.js";
-import { get, isExport } from "./data.js";
+import { get, holds, isExport } from "./data.js";
 import { address, badge, counted, dataTable, diffText, failure } from "./parts.js";
 
 function flips(portal) {
@@ -24,14 +24,14 @@ function testsSay(report, changed) {
 }
 
 /** One comparison, as `cedargate diff --format json` writes it. `hasMatrix`: the old tree has a name that the matrix can compare with. */
-export function comparison(report, { hasMatrix = !isExport } = {}) {
+export function comparison(report, { hasMatrix = true } = {}) {
   const changed = report.portals.filter((portal) => portal.change || portal.policies.length || portal.files.length || portal.tests.flips.length);
   return [
     el("p", {}, testsSay(report, changed), ` ${report.old} → ${report.new}`),
     changed.length === 0 ? el("p", {}, "Nothing changed.") : null,
     changed.map((portal) => el("section", {},
       el("h2", {}, portal.portal, portal.change ? [" ", badge("conditional", portal.change)] : null),
-      !hasMatrix ? null : el("p", {}, el("a", { href: address("matrix", { portal: portal.portal, tree: report.old, only: "1" }) }, "Show in the matrix what this opens and closes")),
+      !hasMatrix || !holds("matrix", { portal: portal.portal, tree: report.old }) ? null : el("p", {}, el("a", { href: address("matrix", { portal: portal.portal, tree: report.old, only: "1" }) }, "Show in the matrix what this opens and closes")),
       flips(portal),
       portal.policies.map((policy) => el("details", { open: portal.policies.length < 10 }, el("summary", {}, badge(policy.change, policy.change), " ", el("strong", {}, policy.policy), " ", el("span", { class: "soft" }, policy.file, policy.line ? `:${policy.line}` : "")), diffText(policy.diff))),
       portal.files.map((file) => el("details", {}, el("summary", {}, badge(file.change, file.change), " ", el("code", {}, file.file)), file.details.length ? el("ul", {}, file.details.map((detail) => el("li", {}, detail))) : null, file.diff ? diffText(file.diff) : null)))),

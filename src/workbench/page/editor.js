@@ -1,13 +1,14 @@
 // Editor: a file of the tree, checked while it is typed, with what the unsaved text would change beside it. Only Save writes.
 import { announce, brief, clear, el, put, settled } from "./dom.js";
-import { getNow, post } from "./data.js";
-import { badge, cedar, counted, failure, findingList } from "./parts.js";
+import { getNow, isExport, post } from "./data.js";
+import { badge, counted, failure, findingList } from "./parts.js";
 import { comparison } from "./changes.js";
+import { fileList, marksOf, textPane } from "./pane.js";
+import { proofNode } from "./proof.js";
+import { viewer } from "./viewer.js";
 
 /** Unsaved texts by file; they outlive the page, not the tab. */
 const drafts = new Map();
-/** Longer texts have no colours: each key press colours the whole text. */
-const COLOURED_MAX = 60000;
 const CHECK_PAUSE = 250;
 const COMPARE_PAUSE = 900;
 /** Shows the result of a save on the page as it is then: the saved file draws the page anew, maybe before the answer arrives. */
@@ -28,6 +29,11 @@ function written(draft) {
 
 function body(draft) {
   return { file: draft.file, text: written(draft) };
+}
+
+/** What stands behind the name of a file with an unsaved text. */
+function unsaved(file) {
+  return drafts.has(file) && isChanged(drafts.get(file)) ? [" ", badge("conditional", "unsaved")] : null;
 }
 
 async function opened(file) {
@@ -66,63 +72,6 @@ function latest(ask, show) {
   return run;
 }
 
-function fileList(files, current, choose) {
-  const link = (file) => el("li", {}, el("button", { type: "button", class: "line file", "aria-current": file === current ? "true" : null, on: { click: () => choose(file) } }, brief(file, 120), drafts.has(file) && isChanged(drafts.get(file)) ? [" ", badge("conditional", "unsaved")] : null));
-  const find = el("input", { type: "search", placeholder: "Find a file", "aria-label": "Find a file", autocomplete: "off", spellcheck: "false" });
-  const list = el("ul", { class: "plain files" });
-  const fill = () => {
-    const words = find.value.toLowerCase();
-    const found = files.map((one) => one.file).filter((file) => file.toLowerCase().includes(words));
-    clear(list, found.slice(0, 300).map(link), found.length > 300 ? el("li", { class: "soft" }, `and ${found.length - 300} more`) : null);
-  };
-  find.addEventListener("input", fill);
-  fill();
-  return { node: el("nav", { class: "card file-list", "aria-label": "Files of the tree" }, find, list), fill };
-}
-
-/** A text area over its own coloured text, with numbers of the lines. */
-function textPane(draft, changed) {
-  const isCedar = /\.cedar(schema)?$/.test(draft.file);
-  const numbers = el("pre", { class: "numbers", "aria-hidden": "true" });
-  const colours = el("pre", { class: "colours", "aria-hidden": "true" });
-  const area = el("textarea", { class: "source", spellcheck: "false", autocapitalize: "off", autocomplete: "off", wrap: "off", "aria-label": `Text of ${draft.file}` });
-  area.value = draft.text;
-  const marks = new Map();
-  const drawNumbers = () => {
-    const count = area.value.split("\n").length;
-    clear(numbers, Array.from({ length: count }, (_, at) => el("span", { class: marks.get(at + 1) ?? null }, `${at + 1}\n`)));
-  };
-  const paint = () => {
-    const isColoured = isCedar && area.value.length <= COLOURED_MAX;
-    area.classList.toggle("plain-text", !isColoured);
-    // the last line break needs a line of its own
-    clear(colours, isColoured ? cedar(`${area.value}\n`) : null);
-    scroll();
-  };
-  const scroll = () => {
-    colours.scrollTop = area.scrollTop;
-    colours.scrollLeft = area.scrollLeft;
-    numbers.scrollTop = area.scrollTop;
-  };
-  area.addEventListener("scroll", scroll);
-  area.addEventListener("input", () => { draft.text = area.value; paint(); drawNumbers(); changed(); });
-  paint();
-  drawNumbers();
-  return {
-    node: el("div", { class: "pane" }, numbers, el("div", { class: "layers" }, colours, area)),
-    area,
-    /** Marks lines: `Map` of the line's number and its severity. */
-    mark(next) { marks.clear(); for (const [line, kind] of next) marks.set(line, kind); drawNumbers(); scroll(); },
-    jump(line) {
-      const lines = area.value.split("\n");
-      const start = lines.slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
-      area.focus();
-      area.setSelectionRange(start, start + (lines[line - 1] ?? "").length);
-      area.scrollTop = Math.max(0, (line - 4) * parseFloat(getComputedStyle(area).lineHeight));
-    },
-  };
-}
-
 function idle() {
   return el("p", { class: "soft" }, "They run as soon as the text differs from the file.");
 }
@@ -134,51 +83,9 @@ function testsNode(tests) {
     el("ul", { class: "gaps" }, tests.failed.slice(0, 50).map((one) => el("li", {}, el("strong", {}, brief(one.name, 200)), el("div", { class: "soft" }, one.detail ? `${one.detail} · ` : null, el("code", {}, `${one.file}${one.line ? `:${one.line}` : ""}`)))))];
 }
 
-function valueText(value) {
-  return typeof value === "string" ? value : JSON.stringify(value);
-}
-
-function facts(record) {
-  const entries = Object.entries(record ?? {});
-  if (entries.length === 0) return el("p", { class: "soft" }, "no attributes");
-  return el("dl", { class: "operands" }, entries.map(([name, value]) => [el("dt", {}, name), el("dd", {}, el("code", {}, brief(valueText(value), 300)))]));
-}
-
-function uidText(uid) {
-  return `${uid?.type ?? ""}::${JSON.stringify(uid?.id ?? "")}`;
-}
-
-/** A request that the text allows and the files deny, drawn: who, what, on what, under which facts. */
-function requestNode(found) {
-  const { request } = found;
-  const entity = (uid) => request.entities.find((one) => uidText(one.uid) === uid);
-  const box = (title, uid) => el("div", { class: "box" }, el("div", { class: "soft" }, title), el("strong", {}, el("code", {}, brief(uid, 160))), facts(entity(uid)?.attrs),
-    entity(uid)?.parents?.length ? el("p", { class: "soft" }, "in ", el("code", {}, brief(entity(uid).parents.map(uidText).join(", "), 300))) : null);
-  const others = request.entities.filter((one) => ![request.principal, request.resource].includes(uidText(one.uid)));
-  return el("figure", { class: "counterexample" },
-    el("div", { class: "flow" }, box("principal", request.principal), el("div", { class: "arrow" }, el("span", { class: "quiet" }, "asks "), el("code", {}, brief(request.action, 120)), el("span", { "aria-hidden": "true" }, " →")), box("resource", request.resource)),
-    el("div", { class: "box" }, el("div", { class: "soft" }, "context"), facts(request.context)),
-    others.length ? el("details", {}, el("summary", {}, counted(others.length, "more entity", "more entities")), others.map((one) => el("div", { class: "box" }, el("code", {}, brief(uidText(one.uid), 160)), facts(one.attrs)))) : null,
-    el("dl", { class: "operands" }, el("dt", {}, "the files"), el("dd", {}, badge("deny", "deny"), " ", brief(found.old, 600)), el("dt", {}, "this text"), el("dd", {}, badge("allow", "allow"), " ", brief(found.new, 600))));
-}
-
-/** The proof of each portal, as `cedargate diff --prove` has it. */
-function proofNode(report) {
-  const portals = report.portals.filter((portal) => portal.proof);
-  return portals.map((portal) => {
-    const { proof } = portal;
-    const shown = proof.unproved.slice(0, 5).map((one) => el("li", {},
-      el("p", {}, one.result === "widened" ? badge("deny", "newly allowed") : badge("unknown", "unknown"), " ", el("code", {}, brief(one.kind, 200)), one.about ? ` · ${one.about}` : null),
-      one.result === "widened" ? requestNode(one) : el("p", { class: "soft" }, brief(one.reason ?? "", 400))));
-    return el("section", {}, el("h3", {}, portal.portal),
-      proof.proved ? el("p", {}, badge("allow", "proved"), ` No request is newly allowed, in all ${counted(proof.kinds, "combination")} of principal, action and resource.`) : el("ul", { class: "gaps" }, shown),
-      proof.unproved.length > 5 ? el("p", { class: "soft" }, `and ${proof.unproved.length - 5} more; cedargate diff --prove shows all`) : null,
-      el("p", { class: "soft" }, proof.covers));
-  });
-}
-
 /** Draws the page. */
 export async function editor({ main, parameters, go }) {
+  if (isExport) return viewer({ main, parameters, go });
   const { files } = await getNow("files");
   const wanted = parameters.get("file");
   const current = files.some((one) => one.file === wanted) ? wanted : (files.find((one) => one.file.endsWith(".cedar")) ?? files[0])?.file;
@@ -187,7 +94,7 @@ export async function editor({ main, parameters, go }) {
     put(main, el("p", {}, "The tree has no file."));
     return undefined;
   }
-  const list = fileList(files, current, (file) => go({ file }));
+  const list = fileList(files, current, (file) => go({ file }), unsaved);
   const draft = await opened(current);
   let hasLeft = false;
   let isBroken = false;
@@ -215,10 +122,7 @@ export async function editor({ main, parameters, go }) {
     if (answer.error) { clear(findings, failure(answer.error)); return; }
     const own = answer.findings.filter((one) => one.file === draft.file);
     const others = answer.findings.filter((one) => one.file !== draft.file);
-    const order = { error: 0, warning: 1, note: 2 };
-    const kinds = new Map();
-    for (const one of own.filter((finding) => finding.line)) if (!(order[kinds.get(one.line)] <= order[one.severity])) kinds.set(one.line, one.severity);
-    pane.mark(kinds);
+    pane.mark(marksOf(own));
     const errors = answer.findings.filter((one) => one.severity === "error").length;
     isBroken = errors > 0;
     proveButton.disabled = !isChanged(draft) || isBroken;

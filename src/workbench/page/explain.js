@@ -271,7 +271,10 @@ export async function explain({ main, tree, parameters, go }) {
   const loaded = tree.portals.filter((portal) => portal.revision !== null);
   const portal = parameters.get("portal") ?? question(parameters)?.portal ?? loaded[0]?.portal;
   put(main, el("h1", {}, "Explain"), el("p", { class: "soft" }, "A request, what the policies decide about it, and why. Change a fact, and the decision follows."));
-  if (!portal) return put(main, el("p", {}, "No portal loads."));
+  if (!portal) {
+    put(main, el("p", {}, "No portal loads."));
+    return null;
+  }
   const wait = el("p", { class: "wait" }, "Reading");
   put(main, wait);
   const [facts, list] = await Promise.all([get("facts", { portal }), get("cases", { portal })]);
@@ -297,8 +300,9 @@ export async function explain({ main, tree, parameters, go }) {
     put(form, el("div", { class: "notice" }, heading));
   }
   if (isExport) {
-    clear(form, portals, el("p", {}, "This file explains the decision tests of the tree."), testList({ portal, go }, list));
-    return clear(answer, el("p", { class: "soft" }, "Choose a test."));
+    clear(form, portals, el("p", {}, "This file explains the decision tests of the tree", tree.pages.includes("log") ? [", and decisions of ", el("a", { href: address("log") }, "the log")] : null, "."), testList({ portal, go }, list));
+    clear(answer, el("p", { class: "soft" }, "Choose a test."));
+    return null;
   }
   asked ??= firstQuestion(portal, facts, parameters);
   edit({ asked, facts, list, form, answer, portals, portal, tree, go });
@@ -336,14 +340,14 @@ function edit({ asked, facts, list, form, answer, portals, portal, tree, go }) {
 
 async function recorded(id, { form, answer, portals, portal, go }) {
   const input = el("input", { type: "text", value: id, autocomplete: "off", spellcheck: "false" });
-  clear(form, portals,
+  clear(form, portals, isExport ? el("p", {}, "A decision of the log, ", el("code", {}, id)) :
     el("form", { on: { submit: (event) => { event.preventDefault(); go({ portal, id: input.value.trim() }); } } }, el("label", { class: "field" }, el("span", {}, "Recorded decision"), el("span", { class: "row" }, input, el("button", { type: "submit", class: "small" }, "Explain")))),
-    el("p", {}, el("a", { href: address("explain", { portal }) }, "Ask another question")));
+    el("p", {}, el("a", { href: address("explain", { portal }) }, isExport ? "The decision tests" : "Ask another question")));
   try {
-    const found = await post("decision", { id });
+    const found = isExport ? await get("decision", { id }) : await post("decision", { id });
     clear(answer,
       el("p", { class: "soft" }, found.source === "gate" ? "Decided again by the running gate, with the revision in force." : "Decided again by this tree, with the facts of the record."),
-      found.question ? el("p", {}, el("a", { class: "button", href: address("explain", { portal: found.question.portal, q: JSON.stringify(found.question) }) }, "Change its facts")) : null,
+      found.question && !isExport ? el("p", {}, el("a", { class: "button", href: address("explain", { portal: found.question.portal, q: JSON.stringify(found.question) }) }, "Change its facts")) : null,
       found.notes.map((text) => el("p", {}, badge("conditional", "note"), " ", text)),
       explanationNode(found.explanation),
       found.record ? el("details", {}, el("summary", {}, "The record"), el("pre", { tabindex: "0", "aria-label": "The record" }, JSON.stringify(found.record, null, 1))) : null);

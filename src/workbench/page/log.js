@@ -1,6 +1,6 @@
 // Log: the recorded decisions over time, who was denied most and by how little, and where the candidate set disagrees.
 import { announce, brief, clear, el, put, settled, svg } from "./dom.js";
-import { getNow, post } from "./data.js";
+import { getNow, holds, isExport, post } from "./data.js";
 import { savePlot } from "./save.js";
 import { address, badge, choice, counted, dataTable, failure, policyLink } from "./parts.js";
 
@@ -39,7 +39,7 @@ function swatch(kind) {
   return svg("svg", { class: "swatch", viewBox: "0 0 10 10", "aria-hidden": "true" }, svg("rect", { class: kind, width: 10, height: 10, rx: 2 }));
 }
 
-/** Bars over time, one above the other by series; a bar narrows the view to its time. */
+/** Bars over time, one above the other by series; a bar narrows the view to its time, if `narrow` is given. */
 function plot(over, narrow) {
   const { start, length, bars, series } = over;
   const totals = Array.from({ length: bars }, (_, at) => series.reduce((sum, one) => sum + one.counts[at], 0));
@@ -54,7 +54,7 @@ function plot(over, narrow) {
   }
   totals.forEach((total, bar) => {
     const begin = start + bar * length;
-    const group = svg("g", { class: "over", on: { click: () => narrow(begin, begin + length) } },
+    const group = svg("g", narrow ? { class: "over", on: { click: () => narrow(begin, begin + length) } } : {},
       svg("title", {}, [barTime(begin, length), ...series.filter((one) => one.counts[bar] > 0).map((one) => `${brief(one.name, 60)}: ${number(one.counts[bar])}`)].join("\n")),
       svg("rect", { class: "hit", x: left + bar * step, y: top, width: step, height: height - top - bottom }));
     let below = 0;
@@ -81,7 +81,7 @@ function plot(over, narrow) {
       el("span", { class: "save" }, savePlot("decisions over time", picture))),
     el("details", {}, el("summary", {}, "The numbers"), dataTable({
       name: "Decisions over time", rows, max: 60, columns: [
-        { label: "From (UTC)", value: (row) => barTime(row.begin, length), show: (row) => el("button", { type: "button", class: "line", on: { click: () => narrow(row.begin, row.begin + length) } }, barTime(row.begin, length)) },
+        { label: "From (UTC)", value: (row) => barTime(row.begin, length), show: (row) => (narrow ? el("button", { type: "button", class: "line", on: { click: () => narrow(row.begin, row.begin + length) } }, barTime(row.begin, length)) : barTime(row.begin, length)) },
         ...series.map((one) => ({ label: brief(one.name, 60), value: (row) => one.counts[row.bar], numeric: true, show: (row) => number(one.counts[row.bar]) })),
       ],
     })));
@@ -93,7 +93,7 @@ function decisionBadge(row) {
 
 /** The address that explains a recorded decision. */
 function explainLink(row, label) {
-  return row.id ? el("a", { href: address("explain", { portal: row.portal, id: row.id }) }, label) : label;
+  return row.id && holds("decision", { id: row.id }) ? el("a", { href: address("explain", { portal: row.portal, id: row.id }) }, label) : label;
 }
 
 function roleText(row) {
@@ -160,7 +160,8 @@ function aboutLog(log, again) {
   const names = log.files.length > 3 ? `${log.files.slice(0, 3).join(", ")} and ${log.files.length - 3} more` : log.files.join(", ");
   return [
     el("p", { class: "soft place" }, `${counted(decisions, "decision")} and ${counted(others, "other record")} of `, el("code", {}, names), `, read in ${log.seconds.toFixed(1)} s. `,
-      el("button", { type: "button", class: "small", on: { click: again } }, log.has_grown ? "Read again: the log has grown" : "Read again")),
+      again ? el("button", { type: "button", class: "small", on: { click: again } }, log.has_grown ? "Read again: the log has grown" : "Read again") : null),
+    isExport ? el("p", { class: "soft" }, "This file holds the counts of each portal, the groups, and the youngest records; the workbench itself filters the whole log.") : null,
     log.one_in > 1 ? el("p", { class: "notice sample" }, `A sample: the page keeps ${number(log.kept)} decisions, one of ${number(log.one_in)}, drawn evenly from the whole log. Counts are estimates; rare decisions may be missing. `, el("code", {}, "cedargate usage"), " and ", el("code", {}, "cedargate replay"), " count every record.") : null,
     broken > 0 ? el("p", { class: "notice" }, `${counted(broken, "line")} of the log cannot be read as a record, first ${named.slice(0, 3).map((line) => `${line.file}:${line.line}`).join(", ")}.`) : null,
     cut.map((file) => el("p", { class: "notice" }, `${file.file} cannot be read behind line ${number(file.line)}: ${file.why}`)),
@@ -191,8 +192,8 @@ export async function log({ main, parameters, go }) {
     go(state, { quiet: true });
     show();
   };
-  const narrow = (from, to) => change({ from: String(from), to: String(to) });
-  const again = async () => {
+  const narrow = isExport ? null : (from, to) => change({ from: String(from), to: String(to) });
+  const again = isExport ? null : async () => {
     clear(about);
     try {
       await post("log", {});
@@ -208,6 +209,11 @@ export async function log({ main, parameters, go }) {
   const drawFilters = (choices, hasShadow) => {
     const held = filters.contains(document.activeElement);
     if (held && filters.children.length > 0) return;
+    if (isExport) {
+      const held = choices.portals.filter((portal) => holds("log", { portal, records: RECORDS }));
+      clear(filters, choice("Portal", [["", "every portal"], ...held], state.portal, (portal) => change({ portal })), choice("Colour by", BY, state.by, (by) => change({ by })));
+      return;
+    }
     clear(filters,
       choice("Portal", [["", "every portal"], ...choices.portals], state.portal, (portal) => change({ portal })),
       choice("Role", [["", "every role"], ...choices.roles], state.role, (role) => change({ role })),
@@ -224,7 +230,7 @@ export async function log({ main, parameters, go }) {
     const estimate = view.log.one_in > 1 ? "about " : "";
     const total = view.allowed + view.denied;
     const span = state.from || state.to ? el("button", { type: "button", class: "chip", "aria-pressed": "true", on: { click: () => change({ from: "", to: "" }) } }, `${time(Number(state.from) || 0)} to ${state.to ? time(Number(state.to)) : "now"} ✕`) : null;
-    const more = view.records.length === records && records < 5000;
+    const more = !isExport && view.records.length === records && records < 5000;
     clear(body,
       el("p", { class: "under", id: "log-count" }, `${estimate}${counted(total, "decision")}: `, badge("allow", `${number(view.allowed)} allowed`), " ", badge("deny", `${number(view.denied)} denied`), span, view.undated ? ` ${number(view.undated)} without a time` : null),
       view.over_time ? plot(view.over_time, narrow) : el("p", { class: "soft" }, total === 0 ? "No decision fits the filters." : "No record has a time."),

@@ -132,12 +132,21 @@ function lineDetail(portal, matrix, line) {
   ];
 }
 
+/** The comparison that an exported page holds, or none. */
+function comparedChoice(portal, compared, chosen, go) {
+  if (!compared || !holds("matrix", { portal, tree: compared })) return null;
+  return choice("Compare with", [["", "nothing"], compared], chosen ?? "", (other) => go({ portal, tree: other, only: other ? "1" : null }));
+}
+
 /** Draws the page. */
 export async function matrix({ main, tree, parameters, go }) {
   const loaded = tree.portals.filter((portal) => holds("matrix", { portal: portal.portal }) && (portal.revision !== null));
   const portal = parameters.get("portal") ?? loaded[0]?.portal;
   put(main, el("h1", {}, "Matrix"), el("p", { class: "soft" }, "Each cell is about callers whose only role is that of the column. Allow and deny hold for every resource and context; conditional comes with what must hold."));
-  if (!portal) return put(main, el("p", {}, "No portal loads."));
+  if (!portal) {
+    put(main, el("p", {}, "No portal loads."));
+    return;
+  }
   const body = el("div", {}, el("p", { class: "wait" }, "Computing the matrix"));
   put(main, body);
   const other = parameters.get("tree");
@@ -148,11 +157,11 @@ export async function matrix({ main, tree, parameters, go }) {
     if (!now) clear(body, choice("Portal", loaded.map((one) => one.portal), portal, (value) => go({ portal: value })), failure(error), other ? el("p", {}, el("a", { href: address("matrix", { portal }) }, "Show the matrix alone")) : null);
     return null;
   }
-  draw(body, { portal, loaded, now, old, parameters, go });
+  draw(body, { portal, loaded, now, old, parameters, go, compared: tree.compared });
   return null;
 }
 
-function draw(body, { portal, loaded, now, old, parameters, go }) {
+function draw(body, { portal, loaded, now, old, parameters, go, compared }) {
   const lines = linesOf(now, old);
   const state = { find: parameters.get("find") ?? "", answer: parameters.get("answer") ?? "", first: parameters.get("a") ?? "", second: parameters.get("b") ?? "", only: parameters.get("only") === "1" };
   const table = el("table", { class: "matrix", role: "grid", "aria-label": `What each role may do in portal ${portal}`, "aria-readonly": "true" });
@@ -276,7 +285,7 @@ function draw(body, { portal, loaded, now, old, parameters, go }) {
       choice("Answer", [["", "every answer"], "allow", "conditional", "deny", "unknown"], state.answer, (value) => { state.answer = value; show(); }),
       choice("Role", [["", "every role"], ...names], state.first, (value) => { state.first = value; show(); }),
       choice("beside", [["", "no other"], ...names], state.second, (value) => { state.second = value; show(); }),
-      isExport ? null : el("label", { class: "field" }, el("span", {}, "Compare with a git revision or a folder"), el("span", { class: "row" }, revision, el("button", { type: "submit", on: { click: () => go({ portal, find: state.find, tree: revision.value.trim() || null, only: revision.value.trim() ? "1" : null }) } }, "Compare"))),
+      isExport ? comparedChoice(portal, compared, parameters.get("tree"), go) : el("label", { class: "field" }, el("span", {}, "Compare with a git revision or a folder"), el("span", { class: "row" }, revision, el("button", { type: "submit", on: { click: () => go({ portal, find: state.find, tree: revision.value.trim() || null, only: revision.value.trim() ? "1" : null }) } }, "Compare"))),
       el("label", { class: "check" }, onlyBox, "Only differences")),
     old ? el("p", { class: "legend" }, `Compared with ${parameters.get("tree")}: `, badge("opens", `${countOf("opens")} opened`), " ", badge("closes", `${countOf("closes")} closed`), " ", badge("differs", `${countOf("differs")} with other conditions`)) : null,
     el("p", { class: "under" }, count, saveTable(`matrix ${portal}`, lineSheet)),

@@ -1,6 +1,6 @@
 // Overview: the tree at a glance, its portals, what is wrong with it, what changed, and the running gate.
-import { el, put, svg } from "./dom.js";
-import { get, getNow } from "./data.js";
+import { brief, el, put, svg } from "./dom.js";
+import { get, getNow, holds } from "./data.js";
 import { savePlot } from "./save.js";
 import { address, badge, counted, dataTable, diffText, failure, findingList, meter } from "./parts.js";
 
@@ -114,7 +114,7 @@ export async function overview({ main, tree }) {
   put(stats, holders.map(([, node]) => node));
   const table = el("div", {}, portalTable(portals, null));
   const findings = slot("Findings");
-  const changes = slot("Changes since the last commit");
+  const changes = slot(tree.compared ? `Changes since ${brief(tree.compared, 60)}` : "Changes since the last commit");
   const coverage = slot("Coverage");
   const gate = slot("Running gate");
   const errors = portals.flatMap((portal) => portal.errors);
@@ -151,7 +151,7 @@ export async function overview({ main, tree }) {
         el("h3", {}, portal.portal),
         portal.policies.slice(0, 20).map((policy) => el("details", {}, el("summary", {}, badge(policy.change, policy.change), " ", policy.policy), diffText(policy.diff))),
         portal.files.length ? el("p", { class: "soft" }, portal.files.map((file) => `${file.file} ${file.change}`).join(", ")) : null,
-        el("p", {}, el("a", { href: address("matrix", { portal: portal.portal, tree: "HEAD" }) }, "Show in the matrix what this opens and closes")),
+        holds("matrix", { portal: portal.portal, tree: report.old }) ? el("p", {}, el("a", { href: address("matrix", { portal: portal.portal, tree: report.old }) }, "Show in the matrix what this opens and closes")) : null,
       ]);
     }),
     tree.pages.includes("overview") && tree.has_gate !== undefined ? into(gate.body, getNow("gate").catch(() => ({ absent: true })), (answer) => gateTable(answer, portals)) : null,

@@ -1,10 +1,13 @@
 // Tables and plots as files: CSV (RFC 4180), Markdown, SVG.
-import { el, shown } from "./dom.js";
+import { el, shown, svg } from "./dom.js";
+
+/** The beginning of a formula: of a field, of a line, and behind the separators that spreadsheets of other languages take. */
+const FORMULA = /(^|[;\t\n])(\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])/g;
 
 /** SECURITY: a spreadsheet runs a text that begins like a formula; an apostrophe in front makes it a text. */
 function csvField(value) {
-  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
-  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  const text = shown(value).replace(FORMULA, "$1$2'");
+  return /[",;\t\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 /** Lines of fields as CSV. */
@@ -51,6 +54,8 @@ export function savePlot(name, plot) {
       const style = getComputedStyle(node);
       for (const property of ["fill", "stroke", "font-family", "font-size"]) to[at].setAttribute(property, style.getPropertyValue(property));
     });
+    // text of a dark page on its own back
+    copy.prepend(svg("rect", { x: 0, y: 0, width: "100%", height: "100%", fill: getComputedStyle(document.body).backgroundColor }));
     download(`${name}.svg`, "image/svg+xml", new XMLSerializer().serializeToString(copy));
   };
   return el("button", { type: "button", class: "small", "aria-label": `Save ${name} as SVG`, on: { click: save } }, "SVG");
