@@ -4,6 +4,7 @@
 //! No file in here imports a step of the path or takes part in a decision.
 
 pub mod address;
+pub mod answer_thread;
 pub mod certificates;
 pub mod clock;
 pub mod deadline;

@@ -59,6 +59,7 @@ use crate::http::upstream::{Body, Pool, Sender, UpstreamError, sanitize};
 use crate::limits::{RequestLimits, RequestSlot};
 use crate::login::RelyingParty;
 use crate::portals::{ActiveRevision, Portal, SharedRegistry};
+use crate::searches::Searches;
 use crate::session::Sessions;
 use crate::traces::{RequestSpan, Tracer};
 
@@ -86,6 +87,8 @@ pub struct Gate {
     pub limits: RequestLimits,
     /// Evaluates candidate sets beside the decisions.
     pub shadows: Shadows,
+    /// Answers searches of AuthZEN.
+    pub searches: Searches,
 }
 
 /// One thread's gate: the shared part, and what no other thread touches.

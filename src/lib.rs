@@ -50,6 +50,7 @@ mod bundle;
 mod bundle_follower;
 mod portals;
 mod permissions;
+mod searches;
 mod session;
 mod login;
 mod accounts;

@@ -1,14 +1,11 @@
 //! Permission snapshots: what `cedargate_policy::permissions` computes, remembered, and computed on a thread of its own.
 //!
 //! Partial evaluation takes milliseconds to seconds, so no worker does it. A worker looks into the cache; if the answer is not
-//! there, it queues the question for the thread `permissions` and waits without blocking. A full queue, and an answer that takes
-//! longer than `TIMEOUT`, end in 503 `overloaded`. The thread computes one answer at a time, so questions of many callers cost
-//! no more than one core. An answer holds for one revision: the key is the digest of the caller's facts, and an entry of another
+//! there, it asks the thread `permissions`, which computes one answer at a time. A full queue, and an answer that takes longer
+//! than `TIMEOUT`, end in 503 `overloaded`. An answer holds for one revision: the key is the digest of the caller's facts, and an entry of another
 //! revision is not used.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use cedargate_policy::denial::{Denial, Refusal};
@@ -18,10 +15,9 @@ use cedargate_policy::types::Identity;
 use prometheus::IntCounterVec;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use tokio::sync::oneshot;
 
+use crate::base::answer_thread::{AnswerThread, AnswerThreadOptions, NoAnswer};
 use crate::base::metrics::Metrics;
-use crate::base::priority;
 use crate::portals::{ActiveRevision, Portal};
 
 /// Questions that wait for the thread; a further one is refused.
@@ -37,7 +33,7 @@ const RETRY_AFTER: u64 = 2;
 
 /// The cache of answers, and the sending end of the thread `permissions`. Dropping it ends the thread.
 pub struct PermissionSnapshots {
-    queue: SyncSender<Question>,
+    thread: AnswerThread<Question, Result<Arc<Snapshot>, Refusal>>,
     known: Arc<Known>,
     counter: IntCounterVec,
 }
@@ -63,7 +59,6 @@ pub struct PortalCaller {
 struct Question {
     caller: PortalCaller,
     digest: [u8; 32],
-    answer: oneshot::Sender<Result<Arc<Snapshot>, Refusal>>,
 }
 
 /// Estimates the bytes of an answer: each cell is a name and an entry of a tree.
@@ -97,16 +92,17 @@ impl Snapshot {
 
 impl PermissionSnapshots {
     pub fn start(metrics: &Metrics) -> std::io::Result<Self> {
-        let (queue, questions) = sync_channel(QUEUE);
         let entries = usize::try_from(CACHE_BYTES / ANSWER_BYTES).unwrap_or(usize::MAX);
         let known = Arc::new(Cache::with_weighter(entries, CACHE_BYTES, AnswerWeight));
         let of_thread = Arc::clone(&known);
-        let panics = metrics.panics.clone();
-        std::thread::Builder::new()
-            .name("permissions".to_owned())
-            .spawn(move || answer_all(&questions, &of_thread, &panics))?;
+        let options = AnswerThreadOptions {
+            name: "permissions",
+            queue: QUEUE,
+            patience: TIMEOUT,
+            panics: metrics.panics.clone(),
+        };
         Ok(Self {
-            queue,
+            thread: AnswerThread::start(options, move |question| answer(&question, &of_thread))?,
             known,
             counter: metrics.permissions.snapshots.clone(),
         })
@@ -122,18 +118,15 @@ impl PermissionSnapshots {
             self.count(&portal, "remembered");
             return Ok(snapshot);
         }
-        let (sender, answer) = oneshot::channel();
-        let question = Question {
-            caller,
-            digest,
-            answer: sender,
-        };
-        let answered = match self.queue.try_send(question) {
-            Ok(()) => tokio::time::timeout(TIMEOUT, answer).await.ok().and_then(Result::ok),
-            Err(_full_or_gone) => None,
-        };
-        self.count(&portal, if answered.is_some() { "computed" } else { "refused" });
-        answered.unwrap_or_else(|| Err(busy()))
+        let answered = self.thread.ask(Question { caller, digest }).await;
+        let is_busy = matches!(answered, Err(NoAnswer::Busy));
+        self.count(&portal, if is_busy { "refused" } else { "computed" });
+        answered.unwrap_or_else(|no_answer| {
+            Err(match no_answer {
+                NoAnswer::Busy => busy(),
+                NoAnswer::Failed => Refusal::new(Denial::EvaluationError, "computing the permissions failed"),
+            })
+        })
     }
 
     /// Counts an answer; `result` is a word of `docs/metrics.md`.
@@ -149,28 +142,14 @@ fn busy() -> Refusal {
     }
 }
 
-fn answer_all(questions: &Receiver<Question>, known: &Known, panics: &prometheus::IntCounter) {
-    priority::lower();
-    while let Ok(question) = questions.recv() {
-        let Question { caller, digest, answer } = question;
-        // the request timed out or its client left
-        if answer.is_closed() {
-            continue;
-        }
-        let same = known.get(&digest).filter(|known| known.is_under(&caller.active));
-        let found = same.map(Ok).unwrap_or_else(|| {
-            let computed = catch_unwind(AssertUnwindSafe(|| Permissions::of(caller.query())));
-            let permissions = computed.unwrap_or_else(|_panic| {
-                panics.inc();
-                Err(Refusal::new(Denial::EvaluationError, "computing the permissions failed"))
-            })?;
-            let snapshot = Arc::new(Snapshot {
-                revision: Arc::clone(&caller.active.revision.id),
-                permissions,
-            });
-            known.insert(digest, Arc::clone(&snapshot));
-            Ok(snapshot)
-        });
-        let _receiver_dropped = answer.send(found).is_err();
+fn answer(Question { caller, digest }: &Question, known: &Known) -> Result<Arc<Snapshot>, Refusal> {
+    if let Some(same) = known.get(digest).filter(|known| known.is_under(&caller.active)) {
+        return Ok(same);
     }
+    let snapshot = Arc::new(Snapshot {
+        revision: Arc::clone(&caller.active.revision.id),
+        permissions: Permissions::of(caller.query())?,
+    });
+    known.insert(*digest, Arc::clone(&snapshot));
+    Ok(snapshot)
 }

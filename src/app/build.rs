@@ -36,6 +36,7 @@ use crate::login::RelyingParty;
 use crate::permissions::PermissionSnapshots;
 use crate::portals::{Portal, PortalRegistry};
 use crate::reload::{Brakes, ReloadRequests, Reloader};
+use crate::searches::Searches;
 use crate::session::Sessions;
 use crate::traces::Tracer;
 
@@ -236,6 +237,7 @@ fn build_gate(
         theme,
         audit,
         tracer: Tracer::from_environment(),
+        searches: Searches::start(&metrics).map_err(StartError::Thread)?,
         metrics,
         limits,
         shadows,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::json;
+use cedargate_policy::search::Searched;
 use cedargate_policy::types::{Door, Redacted};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
@@ -22,7 +23,6 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use self::question::{Evaluation, Semantics, Translation};
-use self::search::Searched;
 use crate::doors::authorize::{Envelope, decide_ask, read_body, record_unreadable};
 use crate::gate::Gate;
 use crate::http::answer::{self, AnswerContext, Style};

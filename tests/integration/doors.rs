@@ -2,6 +2,7 @@
 
 mod asking_proxies;
 mod authzen;
+mod authzen_conformance;
 mod authzen_records;
 mod door_questions;
 mod envoy_under_load;

@@ -7,6 +7,7 @@ use crate::scan::{Edge, ROOMS, code_lines, edges, full_paths, report, sources};
 /// Foundations that every module of the gate may use; they use each other only as `FOUNDATION_EDGES` says.
 const EVERYWHERE: &[&str] = &[
     "base::address",
+    "base::answer_thread",
     "base::certificates",
     "base::clock",
     "base::deadline",
@@ -53,6 +54,7 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
         "base::lifecycle",
         &["base::metrics", "base::telemetry", "config", "policy::types"],
     ),
+    ("base::answer_thread", &["base::priority"]),
     ("base::ed25519", &["base::digest"]),
     ("base::files", &["policy::text", "policy::types"]),
     ("base::certificates", &["base::clock"]),
@@ -153,6 +155,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy::principal",
             "policy::revision",
             "portals",
+            "searches",
             "session",
             "traces",
         ],
@@ -206,7 +209,9 @@ const LAYERS: &[(&str, &[&str])] = &[
             "http::request",
             "http::upstream",
             "policy::decision",
+            "policy::search",
             "portals",
+            "searches",
         ],
     ),
     (
@@ -343,6 +348,11 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("permissions", &["policy::permissions", "policy::principal", "portals"]),
+    ("searches", &["policy::search", "portals"]),
+    (
+        "policy::search",
+        &["policy::decision", "policy::engine", "policy::partial", "policy::revision"],
+    ),
     ("policy::matrix", &["policy::engine", "policy::partial", "policy::revision"]),
     (
         "policy::permissions",

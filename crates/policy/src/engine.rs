@@ -240,6 +240,14 @@ impl Engine {
             .filter_map(|number| Some((number, self.policies.get(number as usize)?)))
     }
 
+    /// The policies whose scope covers this action and this resource; principal and conditions are not looked at.
+    pub fn covering_any_principal(&self, action: &EntityUid, resource: &QueryEntity) -> impl Iterator<Item = &Arc<PolicyEntry>> {
+        let undeclared = || self.index.actions.key(action, []);
+        let action = self.actions.get(action).cloned().unwrap_or_else(undeclared);
+        let numbers = self.index.candidates_of_any_principal(&action, &resource.key);
+        numbers.into_iter().filter_map(|number| self.policies.get(number as usize))
+    }
+
     /// The policies whose scope covers the query; conditions are not looked at.
     pub fn covering(
         &self,
@@ -256,7 +264,7 @@ impl Engine {
     /// The stored entities that this one's attributes name, and the entity itself.
     pub fn with_neighbours(&self, entity: &QueryEntity) -> Result<Entities, EntitySetError> {
         let find = |uid: &EntityUid| match *uid == entity.uid {
-            true => entity.entity(Ancestors::Read),
+            true => entity.entity(Ancestors::Read).or_else(|| self.known(uid)),
             false => self.known(uid),
         };
         reachable([entity.uid.clone()], 2, find)

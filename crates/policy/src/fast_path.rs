@@ -70,7 +70,7 @@ impl Rules {
     /// The model of an entity that the app may define: its type is declared and not an enumeration, not reserved for the gate, and
     /// the store does not hold it.
     fn definable(&self, uid: &EntityUid) -> Option<&EntityModel> {
-        let model = self.schema.entity(uid.type_name()).filter(|model| !model.is_enum)?;
+        let model = self.schema.entity(uid.type_name()).filter(|model| !model.is_enum())?;
         let is_free = !self.is_reserved(uid) && self.engine.store.get(uid).is_none();
         is_free.then_some(model)
     }
@@ -79,7 +79,7 @@ impl Rules {
         let Some(parents) = parents else {
             return Some(SmallVec::new());
         };
-        let allowed = |ty: &EntityTypeName| model.member_of.contains(ty) && self.schema.entity(ty).is_some_and(|m| !m.is_enum);
+        let allowed = |ty: &EntityTypeName| model.member_of.contains(ty) && self.schema.entity(ty).is_some_and(|m| !m.is_enum());
         let named = parents.as_array()?.iter().map(|parent| fast_name(&self.schema, parent));
         named.map(|uid| uid.filter(|uid| allowed(uid.type_name()))).collect()
     }

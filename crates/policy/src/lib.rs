@@ -32,6 +32,7 @@ pub mod decision_tests;
 pub mod lint;
 pub mod matrix;
 pub mod permissions;
+pub mod search;
 mod partial;
 
 // which portal and which path

@@ -1,14 +1,16 @@
 //! Cedar's type-aware partial evaluation: policies, and a query of which parts are unknown → the outcome of each policy.
 //!
-//! `matrix` asks it about callers of whom only the roles are known, `permissions` about one caller. `rewrite` fills in what is
+//! `matrix` asks it about callers of whom only the roles are known, `permissions` about one caller, `search` about one side. `rewrite` fills in what is
 //! known before and Cedar's interface does not take. If Cedar refuses policies together, each is evaluated alone, so that one
 //! of them does not make the others unknown. Decides nothing, and is never used on the path of a request.
 
 pub(crate) mod rewrite;
 
-use cedar_policy::{PartialEntities, PartialRequest, Policy, PolicyId, PolicySet};
+use cedar_policy::{EntityUid, PartialEntities, PartialRequest, Policy, PolicyId, PolicySet};
+use serde_json::Value;
 
 use crate::error_chain::error_chain;
+use crate::partial::rewrite::{Known, Rewritten};
 use crate::schema::SchemaModel;
 
 /// What remains of a policy.
@@ -49,6 +51,40 @@ impl PartialQuery<'_> {
         }
     }
 
+    /// The outcomes of policies, given as Cedar's JSON, after filling in what is known. `Err`: the reason why a policy has none.
+    pub fn evaluate_known<C: Clone>(
+        &self,
+        known: &Known<'_>,
+        policies: &[Result<&Value, &String>],
+        condition: &dyn Fn(&Policy) -> Option<C>,
+    ) -> Vec<Outcome<C>> {
+        let mut outcomes = Vec::with_capacity(policies.len());
+        let mut open = Vec::new();
+        for (place, policy) in policies.iter().enumerate() {
+            let outcome = match policy.map(|json| known.rewrite(json)) {
+                Ok(Rewritten::Never) => Outcome::False,
+                Ok(Rewritten::Policy(json)) => match Policy::from_json(Some(PolicyId::new(open.len().to_string())), json) {
+                    Ok(policy) => {
+                        open.push((place, policy));
+                        // replaced below
+                        Outcome::Unknown(String::new())
+                    }
+                    Err(error) => Outcome::Unknown(error_chain(&error)),
+                },
+                Err(why) => Outcome::Unknown(why.clone()),
+            };
+            outcomes.push(outcome);
+        }
+        let rewritten: Vec<&Policy> = open.iter().map(|(_, policy)| policy).collect();
+        let evaluated = self.evaluate(&rewritten, condition);
+        for ((place, _), outcome) in open.iter().zip(evaluated) {
+            if let Some(slot) = outcomes.get_mut(*place) {
+                *slot = outcome;
+            }
+        }
+        outcomes
+    }
+
     fn evaluate_together<C: Clone>(
         &self,
         policies: &[&Policy],
@@ -79,5 +115,56 @@ impl PartialQuery<'_> {
             }
         }
         Ok(outcomes)
+    }
+}
+
+/// The entities of which a variable must be one, or below one, wherever a remaining policy is satisfied: a list for each
+/// membership that the policy demands, and none if it demands none.
+pub(crate) fn demanded_memberships(remaining: &Policy, variable: &str) -> Vec<Vec<EntityUid>> {
+    let mut demanded = Vec::new();
+    let Ok(json) = remaining.to_json() else { return demanded };
+    let conditions = json.get("conditions").and_then(Value::as_array).into_iter().flatten();
+    for condition in conditions.filter(|condition| condition.get("kind").and_then(Value::as_str) == Some("when")) {
+        if let Some(body) = condition.get("body") {
+            push_demanded(body, variable, &mut demanded);
+        }
+    }
+    demanded
+}
+
+fn push_demanded(expression: &Value, variable: &str, demanded: &mut Vec<Vec<EntityUid>>) {
+    if let Some(both) = expression.get("&&") {
+        for side in ["left", "right"] {
+            if let Some(operand) = both.get(side) {
+                push_demanded(operand, variable, demanded);
+            }
+        }
+        return;
+    }
+    let is_variable = |operand: Option<&Value>| operand.and_then(|o| o.get("Var")).and_then(Value::as_str) == Some(variable);
+    let list = if let Some(node) = expression.get("in") {
+        is_variable(node.get("left")).then(|| node.get("right")).flatten()
+    } else if let Some(node) = expression.get("is") {
+        is_variable(node.get("left")).then(|| node.get("in")).flatten()
+    } else if let Some(node) = expression.get("==") {
+        match (is_variable(node.get("left")), is_variable(node.get("right"))) {
+            (true, false) => node.get("right"),
+            (false, true) => node.get("left"),
+            _ => None,
+        }
+    } else {
+        None
+    };
+    demanded.extend(list.and_then(literal_entities));
+}
+
+/// The entities of a literal, or of a set of literals; `None` for any other expression.
+fn literal_entities(expression: &Value) -> Option<Vec<EntityUid>> {
+    if let Some(set) = expression.get("Set") {
+        return set.as_array()?.iter().map(|item| rewrite::uid(item.get("Value")?)).collect();
+    }
+    match expression.get("Value")? {
+        Value::Array(items) => items.iter().map(rewrite::uid).collect(),
+        value => Some(vec![rewrite::uid(value)?]),
     }
 }

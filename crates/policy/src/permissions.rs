@@ -13,8 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cedar_policy::{
-    Effect, EntityId, EntityTypeName, EntityUid, PartialEntities, PartialEntityUid, PartialRequest, Policy, PolicyId,
-    ResourceConstraint,
+    Effect, EntityId, EntityTypeName, EntityUid, PartialEntities, PartialEntityUid, PartialRequest, ResourceConstraint,
 };
 use rustc_hash::FxHashMap;
 use serde::Serialize;
@@ -27,7 +26,7 @@ use crate::denial::{Denial, Refusal};
 use crate::digest::sha256_of;
 use crate::engine::{Ancestors, PolicyEntry};
 use crate::error_chain::error_chain;
-use crate::partial::rewrite::{Known, Rewritten};
+use crate::partial::rewrite::{Known, StandIn};
 use crate::partial::{Outcome, PartialQuery};
 use crate::principal::Principal;
 use crate::revision::Revision;
@@ -423,41 +422,27 @@ impl<'a> Computation<'a> {
             role_type: None,
             resource: &resource,
             context: &column.context,
-            stand_in: Some(&column.stand_in),
+            stand_in: Some(StandIn {
+                variable: "resource",
+                uid: &column.stand_in,
+                described: &["principal", "context"],
+            }),
         };
-        let mut outcomes = Vec::with_capacity(policies.len());
-        let mut open = Vec::new();
-        for (place, (number, policy)) in policies.iter().enumerate() {
+        for (number, policy) in policies {
             let read = || policy.policy().to_json().map(Arc::new).map_err(|error| error_chain(&error));
-            let json = self.json.entry(*number).or_insert_with(read);
-            let rewritten = json.as_ref().map(|json| known.rewrite(json));
-            let outcome = match rewritten {
-                Ok(Rewritten::Never) => Outcome::False,
-                Ok(Rewritten::Policy(json)) => match Policy::from_json(Some(PolicyId::new(open.len().to_string())), json) {
-                    Ok(policy) => {
-                        open.push((place, policy));
-                        // replaced below
-                        Outcome::Unknown(String::new())
-                    }
-                    Err(error) => Outcome::Unknown(error_chain(&error)),
-                },
-                Err(why) => Outcome::Unknown(why.clone()),
-            };
-            outcomes.push(outcome);
+            self.json.entry(*number).or_insert_with(read);
         }
+        let unread = "the policy was not read".to_owned();
+        let json: Vec<_> = policies
+            .iter()
+            .map(|(number, _)| self.json.get(number).map_or(Err(&unread), |json| json.as_deref()))
+            .collect();
         let query = PartialQuery {
             schema: &self.query.revision.rules.schema,
             request,
             entities: self.entities.as_ref().map_err(Clone::clone),
         };
-        let rewritten: Vec<&Policy> = open.iter().map(|(_, policy)| policy).collect();
-        let evaluated = query.evaluate(&rewritten, &|_remaining| Some(()));
-        for ((place, _), outcome) in open.iter().zip(evaluated) {
-            if let Some(slot) = outcomes.get_mut(*place) {
-                *slot = outcome;
-            }
-        }
-        outcomes
+        query.evaluate_known(&known, &json, &|_remaining| Some(()))
     }
 }
 

@@ -91,8 +91,14 @@ pub struct ActionModel {
 pub struct EntityModel {
     pub attrs: RecordType,
     pub member_of: BTreeSet<EntityTypeName>,
-    /// Only listed ids exist.
-    pub is_enum: bool,
+    /// The only ids that exist, of an enumerated type.
+    pub enumerated: Option<Vec<EntityId>>,
+}
+
+impl EntityModel {
+    pub fn is_enum(&self) -> bool {
+        self.enumerated.is_some()
+    }
 }
 
 /// A portal's schema: Cedar's `Schema`, and this file's model of it.
@@ -230,6 +236,27 @@ impl SchemaModel {
         }
     }
 
+    /// The given members that the type declares as attributes.
+    pub fn attribute_members(&self, ty: &str, given: &Map<String, Value>) -> Option<Map<String, Value>> {
+        let declared = &self.entity(&self.resolve_type(ty)?)?.attrs.fields;
+        Some(only(given, |name| declared.contains_key(name)))
+    }
+
+    /// The given members that the action declares for its context.
+    pub fn context_members(&self, action: &str, given: &Map<String, Value>) -> Option<Map<String, Value>> {
+        let declared = &self.action(&self.resolve_action(action)?)?.context.fields;
+        Some(only(given, |name| declared.contains_key(name)))
+    }
+
+    /// The given members that a record of the action's context declares.
+    pub fn context_record(&self, action: &str, field: &str, given: &Map<String, Value>) -> Option<Map<String, Value>> {
+        let context = &self.action(&self.resolve_action(action)?)?.context;
+        let AttrType::Record(declared) = &context.fields.get(field)?.ty else {
+            return None;
+        };
+        Some(only(given, |name| declared.fields.contains_key(name)))
+    }
+
     /// The names of the actions that resources of this type can have, in order.
     pub fn actions_on(&self, resource: &EntityTypeName) -> Vec<String> {
         let of_type = self.actions.iter().filter(|(_, model)| model.resources.contains(resource));
@@ -315,11 +342,14 @@ impl SchemaModel {
             let shape = declared.get("shape");
             let attrs = shape.map_or_else(|| Ok(RecordType::default()), |s| resolver.record_of(name, s))?;
             let member_of = type_names(declared.get("memberOfTypes"))?;
-            let is_enum = declared.get("enum").is_some();
+            let enumerated = declared.get("enum").map(|ids| {
+                let ids = ids.as_array().into_iter().flatten().filter_map(Value::as_str);
+                ids.map(EntityId::new).collect()
+            });
             let model = EntityModel {
                 attrs,
                 member_of,
-                is_enum,
+                enumerated,
             };
             self.entities.insert(ty, model);
         }
@@ -454,6 +484,11 @@ fn choose_namespace(root: &Map<String, Value>, named: Option<&str>) -> Result<(S
 
 fn has_actions(namespace: &Value) -> bool {
     members(namespace, "actions").next().is_some()
+}
+
+fn only(members: &Map<String, Value>, is_kept: impl Fn(&str) -> bool) -> Map<String, Value> {
+    let kept = members.iter().filter(|(name, _)| is_kept(name));
+    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 fn members<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {

@@ -1,4 +1,4 @@
-//! The metadata document of AuthZEN: where a portal's endpoints are.
+//! The metadata document of AuthZEN: where a portal's endpoints are, and what its searches find.
 //!
 //! SECURITY: every URL begins with the configured identifier, never with the `Host` of the question.
 
@@ -6,6 +6,7 @@ use cedargate_policy::denial::{Denial, Refusal};
 use serde_json::{Value, json};
 
 use super::portal_of;
+use super::search::{LIMIT_DEFAULT, LIMIT_MAX};
 use crate::gate::Gate;
 
 /// The document; 404 without `authzen.identifier`.
@@ -31,5 +32,14 @@ pub(super) fn document(gate: &Gate, named: Option<&str>) -> Result<Value, Refusa
         "search_subject_endpoint": format!("{base}/search/subject"),
         "search_resource_endpoint": format!("{base}/search/resource"),
         "search_action_endpoint": format!("{base}/search/action"),
+        // beyond the specification, whose readers skip members that they do not know
+        "cedargate_search": {
+            "subjects": "stored_or_enumerated_entities",
+            "resources": "stored_or_enumerated_entities",
+            "actions": "actions_of_the_schema",
+            "exact": true,
+            "page_limit_default": LIMIT_DEFAULT,
+            "page_limit_max": LIMIT_MAX,
+        },
     }))
 }

@@ -2,7 +2,7 @@
 //!
 //! Properties and context are free in AuthZEN and typed in Cedar. A member that the schema declares is passed on, in Cedar's JSON; a
 //! member that it does not declare is left out, because no policy can read it. A declared member of another type leaves the question
-//! undecided.
+//! undecided. Cedar's actions have no attributes, so an action's properties are the field `action` of the context.
 
 use cedargate_policy::decision::named::NamedEntity;
 use cedargate_policy::denial::{Denial, Refusal};
@@ -11,6 +11,9 @@ use serde_json::{Map, Value};
 use super::invalid;
 use crate::doors::authorize::body::{Ask, SubjectSource};
 use crate::portals::{ActiveRevision, Portal};
+
+/// The field of the context that holds the properties of the action.
+const CONTEXT_OF_ACTION: &str = "action";
 
 /// A subject or a resource.
 #[derive(Clone, Debug)]
@@ -21,11 +24,18 @@ pub(super) struct Entity {
     pub properties: Option<Map<String, Value>>,
 }
 
+/// What the subject would do; a search for actions has none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Action {
+    pub name: String,
+    properties: Option<Map<String, Value>>,
+}
+
 /// A question with its parts.
 #[derive(Debug)]
 pub(super) struct Evaluation {
     pub subject: Entity,
-    pub action: String,
+    pub action: Action,
     pub resource: Entity,
     pub context: Option<Map<String, Value>>,
 }
@@ -93,7 +103,7 @@ impl Evaluation {
     pub fn read(body: &Map<String, Value>) -> Result<Self, Refusal> {
         Ok(Self {
             subject: Entity::read(body, "subject")?.with_id("subject")?,
-            action: action(body)?,
+            action: Action::read(body)?,
             resource: Entity::read(body, "resource")?.with_id("resource")?,
             context: context(body)?,
         })
@@ -143,11 +153,7 @@ impl Entity {
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(_) => Err(invalid(&format!("`{name}.{member}` is not a string"))),
         };
-        let properties = match parts.get("properties") {
-            None | Some(Value::Null) => None,
-            Some(Value::Object(properties)) => Some(properties.clone()),
-            Some(_) => return Err(invalid(&format!("`{name}.properties` is not an object"))),
-        };
+        let properties = properties(parts, name)?;
         Ok(Self {
             ty: text("type")?.ok_or_else(|| invalid(&format!("`{name}.type` is missing")))?,
             id: text("id")?,
@@ -163,15 +169,28 @@ impl Entity {
     }
 }
 
-pub(super) fn action(body: &Map<String, Value>) -> Result<String, Refusal> {
-    match body.get("action") {
-        None => Err(invalid("`action` is missing")),
-        Some(Value::Object(parts)) => match parts.get("name") {
-            Some(Value::String(name)) => Ok(name.clone()),
-            Some(_) => Err(invalid("`action.name` is not a string")),
-            None => Err(invalid("`action.name` is missing")),
-        },
-        Some(_) => Err(invalid("`action` is not an object")),
+impl Action {
+    pub fn read(body: &Map<String, Value>) -> Result<Self, Refusal> {
+        let parts = match body.get("action") {
+            None => return Err(invalid("`action` is missing")),
+            Some(Value::Object(parts)) => parts,
+            Some(_) => return Err(invalid("`action` is not an object")),
+        };
+        let name = match parts.get("name") {
+            Some(Value::String(name)) => name.clone(),
+            Some(_) => return Err(invalid("`action.name` is not a string")),
+            None => return Err(invalid("`action.name` is missing")),
+        };
+        let properties = properties(parts, "action")?;
+        Ok(Self { name, properties })
+    }
+}
+
+fn properties(parts: &Map<String, Value>, name: &str) -> Result<Option<Map<String, Value>>, Refusal> {
+    match parts.get("properties") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(properties)) => Ok(Some(properties.clone())),
+        Some(_) => Err(invalid(&format!("`{name}.properties` is not an object"))),
     }
 }
 
@@ -198,7 +217,7 @@ impl<'a> Translation<'a> {
             item: None,
             portal: self.portal.name.to_string(),
             subject: SubjectSource::Principal(self.entity(&asked.subject)),
-            action: asked.action.clone(),
+            action: asked.action.name.clone(),
             resource: self.entity(&asked.resource),
             context: self.context(&asked.action, asked.context.as_ref()),
             entities: Vec::new(),
@@ -215,24 +234,31 @@ impl<'a> Translation<'a> {
     }
 
     /// The properties that the schema declares as attributes of the type.
-    fn attributes(&self, entity: &Entity) -> Option<Value> {
-        let properties = entity.properties.as_ref()?;
+    pub fn attributes(&self, entity: &Entity) -> Option<Value> {
         let schema = &self.active.as_ref()?.revision.rules.schema;
-        let ty = schema.resolve_type(&entity.ty)?;
-        let declared = &schema.entity(&ty)?.attrs.fields;
-        Some(Value::Object(only(properties, |name| declared.contains_key(name))))
+        schema
+            .attribute_members(&entity.ty, entity.properties.as_ref()?)
+            .map(Value::Object)
     }
 
-    /// The members that the schema declares for the context of the action.
-    pub fn context(&self, action: &str, context: Option<&Map<String, Value>>) -> Option<Map<String, Value>> {
-        let schema = &self.active.as_ref()?.revision.rules.schema;
-        let uid = schema.resolve_action(action)?;
-        let declared = &schema.action(&uid)?.context.fields;
-        Some(only(context?, |name| declared.contains_key(name)))
+    /// The context of a question; the properties of the action are its record `action`, as far as the schema declares it.
+    pub fn given_context(&self, action: &Action, context: Option<&Map<String, Value>>) -> Option<Map<String, Value>> {
+        let mut context = context.cloned();
+        let schema = self.active.as_ref().map(|active| &active.revision.rules.schema);
+        let record = schema
+            .zip(action.properties.as_ref())
+            .and_then(|(schema, given)| schema.context_record(&action.name, CONTEXT_OF_ACTION, given));
+        if let Some(record) = record {
+            let context = context.get_or_insert_default();
+            context.insert(CONTEXT_OF_ACTION.to_owned(), Value::Object(record));
+        }
+        context
     }
-}
 
-fn only(members: &Map<String, Value>, is_declared: impl Fn(&str) -> bool) -> Map<String, Value> {
-    let kept = members.iter().filter(|(name, _)| is_declared(name));
-    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+    /// The members of the context that the schema declares for the action.
+    fn context(&self, action: &Action, context: Option<&Map<String, Value>>) -> Option<Map<String, Value>> {
+        let given = self.given_context(action, context)?;
+        let schema = &self.active.as_ref()?.revision.rules.schema;
+        schema.context_members(&action.name, &given)
+    }
 }

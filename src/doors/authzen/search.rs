@@ -1,40 +1,29 @@
 //! Search of AuthZEN: the subjects, resources or actions for which the decision is a permit.
 //!
-//! The candidates are what the portal can enumerate: the entities of `entities.json` of the wanted type, or the actions of the
-//! schema. Each is decided by the one decision function, so a result is exact. A page decides at most `PAGE_MAX` candidates and
-//! then ends with a token that names the last one; a page may therefore have fewer results than its limit, or none, and a next
-//! page. A search writes one record.
+//! `searches` finds one page on a thread of its own; this file reads the question and the wanted page, and writes the answer. A
+//! page may have fewer results than its limit, or none, and a next page: the token of the next page names the last candidate
+//! that this one looked at. The gate holds no state of a search. A search writes one record.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use cedargate_policy::decision::{self, Caller, Query, QueryForm};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::digest::short_hash;
+use cedargate_policy::search::{FoundPage, PageRange, SearchEntity, SearchQuestion, Searched};
 use cedargate_policy::types::Door;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::question::{Entity, Evaluation, Translation, action, context};
+use super::question::{Action, Entity, Translation, context};
 use super::{invalid, record_unreadable};
-use crate::base::clock::unix_millis;
 use crate::doors::authorize::Envelope;
 use crate::gate::Gate;
-use crate::portals::{ActiveRevision, Portal};
+use crate::portals::Portal;
+use crate::searches::SearchJob;
 
-/// Most candidates that one page decides.
-const PAGE_MAX: usize = 1000;
+/// Most results of a page.
+pub(super) const LIMIT_MAX: usize = 1000;
 /// Results of a page that states no limit.
-const LIMIT_DEFAULT: usize = 100;
-/// Candidates decided before other tasks of the worker run.
-const BATCH: usize = 32;
-
-/// The part of a question that a search looks for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Searched {
-    Subject,
-    Resource,
-    Action,
-}
+pub(super) const LIMIT_DEFAULT: usize = 100;
 
 /// The wanted page.
 struct Page {
@@ -48,98 +37,74 @@ struct Page {
 pub(super) async fn search(
     gate: &Gate,
     envelope: &Envelope,
-    portal: &Portal,
+    portal: &Arc<Portal>,
     searched: Searched,
     body: &Map<String, Value>,
     decision_id: Uuid,
 ) -> Result<Value, Refusal> {
     let unreadable = |refusal| record_unreadable(gate, envelope, refusal, decision_id);
-    let mut asked = read(searched, body).map_err(unreadable)?;
+    let translation = Translation::of(portal);
+    let question = read(&translation, searched, body).map_err(unreadable)?;
     let page = Page::read(searched, body).map_err(unreadable)?;
     let slot = gate.audit.admit()?;
     let mut record = envelope.record(decision_id);
-    record.portal = Some(std::sync::Arc::clone(&portal.name));
+    record.portal = Some(Arc::clone(&portal.name));
     let mut guard = gate.audit.guard(slot, record);
-    let translation = Translation::of(portal);
-    let Some(active) = &translation.active else {
-        guard.denied(Denial::NoPolicyLoaded);
-        portal.meters.count(Door::Authzen, Some(Denial::NoPolicyLoaded));
-        return Err(Denial::NoPolicyLoaded.into());
+    let found = match &translation.active {
+        None => Err(Denial::NoPolicyLoaded.into()),
+        Some(active) => {
+            guard.record.revision = Some(Arc::clone(&active.revision.id));
+            let job = SearchJob {
+                portal: Arc::clone(portal),
+                active: Arc::clone(active),
+                question: question.clone(),
+                range: PageRange {
+                    after: page.after.clone(),
+                    results: page.limit,
+                },
+            };
+            gate.searches.page(job).await
+        }
     };
-    guard.record.revision = Some(std::sync::Arc::clone(&active.revision.id));
-    let candidates = candidates(active, searched, &asked);
-    let mut results = Vec::new();
-    let mut last = None;
-    let begin = page.after.as_deref();
-    let rest = candidates
-        .iter()
-        .filter(|candidate| begin.is_none_or(|begin| candidate.as_str() > begin));
-    let mut rest = rest.enumerate().peekable();
-    while let Some((at, candidate)) = rest.next_if(|(at, _)| *at < PAGE_MAX && results.len() < page.limit) {
-        if at % BATCH == BATCH - 1 {
-            tokio::task::yield_now().await;
+    portal
+        .meters
+        .count(Door::Authzen, found.as_ref().err().map(|refusal: &Refusal| refusal.denial));
+    match found {
+        Ok(found) => {
+            guard.permitted();
+            Ok(page.answer(&question, &found))
         }
-        last = Some(candidate.as_str());
-        match searched {
-            Searched::Subject => asked.subject.id = Some(candidate.clone()),
-            Searched::Resource => asked.resource.id = Some(candidate.clone()),
-            Searched::Action => asked.action.clone_from(candidate),
-        }
-        let ask = translation.ask(&asked);
-        let query = Query {
-            portal: &portal.scope,
-            revision: &active.revision,
-            now_millis: unix_millis(),
-            asked: QueryForm::Named(ask.query()),
-        };
-        if decision::decide(&query, Caller::Anonymous).denial().is_none() {
-            results.push(match searched {
-                Searched::Subject => json!({"type": asked.subject.ty, "id": candidate}),
-                Searched::Resource => json!({"type": asked.resource.ty, "id": candidate}),
-                Searched::Action => json!({"name": candidate}),
-            });
+        Err(refusal) => {
+            guard.denied(refusal.denial);
+            Err(refusal)
         }
     }
-    let next = last.filter(|_| rest.peek().is_some()).map(|last| page.token_after(last));
-    guard.permitted();
-    portal.meters.count(Door::Authzen, None);
-    Ok(json!({
-        "page": {"next_token": next.unwrap_or_default(), "count": results.len()},
-        "results": results,
-    }))
 }
 
 /// The question, with an empty place for what is searched. An id in that place is ignored, as the specification wants.
-fn read(searched: Searched, body: &Map<String, Value>) -> Result<Evaluation, Refusal> {
+fn read(translation: &Translation<'_>, searched: Searched, body: &Map<String, Value>) -> Result<SearchQuestion, Refusal> {
     let entity = |name: &str, is_searched: bool| {
         let entity = Entity::read(body, name)?;
-        if is_searched { Ok(entity) } else { entity.with_id(name) }
+        let entity = if is_searched { entity } else { entity.with_id(name)? };
+        Ok::<_, Refusal>(SearchEntity {
+            attrs: translation.attributes(&entity),
+            ty: entity.ty,
+            id: entity.id.unwrap_or_default(),
+        })
     };
-    Ok(Evaluation {
-        subject: entity("subject", searched == Searched::Subject)?,
-        action: match searched {
-            Searched::Action => String::new(),
-            _ => action(body)?,
-        },
+    let subject = entity("subject", searched == Searched::Subject)?;
+    // an action beside a search for actions is ignored, as the specification wants
+    let action = match searched {
+        Searched::Action => Action::default(),
+        Searched::Subject | Searched::Resource => Action::read(body)?,
+    };
+    Ok(SearchQuestion {
+        searched,
+        subject,
         resource: entity("resource", searched == Searched::Resource)?,
-        context: context(body)?,
+        context: translation.given_context(&action, context(body)?.as_ref()),
+        action: action.name,
     })
-}
-
-/// Everything that the portal can enumerate in the searched place, in order.
-fn candidates(active: &ActiveRevision, searched: Searched, asked: &Evaluation) -> BTreeSet<String> {
-    let rules = &active.revision.rules;
-    let schema = &rules.schema;
-    let of_type = |name: &str| {
-        let ty = schema.resolve_type(name);
-        let stored = rules.engine.store.uids().filter(|uid| ty.as_ref() == Some(uid.type_name()));
-        stored.map(|uid| uid.id().unescaped().to_owned()).collect()
-    };
-    match searched {
-        Searched::Subject => of_type(&asked.subject.ty),
-        Searched::Resource => of_type(&asked.resource.ty),
-        Searched::Action => schema.actions().map(|(uid, _)| schema.action_name(uid)).collect(),
-    }
 }
 
 impl Page {
@@ -169,9 +134,22 @@ impl Page {
             Some(_) => return Err(invalid("`page.token` is not a string")),
         };
         Ok(Self {
-            limit: limit.min(PAGE_MAX),
+            limit: limit.min(LIMIT_MAX),
             after,
             digest,
+        })
+    }
+
+    fn answer(&self, question: &SearchQuestion, found: &FoundPage) -> Value {
+        let result = |name: &String| match question.searched {
+            Searched::Subject => json!({"type": question.subject.ty, "id": name}),
+            Searched::Resource => json!({"type": question.resource.ty, "id": name}),
+            Searched::Action => json!({"name": name}),
+        };
+        let next = found.next_after.as_ref().map(|last| self.token_after(last));
+        json!({
+            "page": {"next_token": next.unwrap_or_default(), "count": found.found.len()},
+            "results": found.found.iter().map(result).collect::<Vec<_>>(),
         })
     }
 

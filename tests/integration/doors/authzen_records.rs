@@ -104,20 +104,34 @@ fn start() -> Gate {
         .start()
 }
 
-/// The values of one member of the results.
+/// The values of one member of the results, whether asked on one page or on pages of three.
 fn found(gate: &Gate, what: &str, body: &Value, member: &str) -> BTreeSet<String> {
+    let all = found_by_pages(gate, what, body, member, 100);
+    assert_eq!(found_by_pages(gate, what, body, member, 3), all, "{body}");
+    all
+}
+
+fn found_by_pages(gate: &Gate, what: &str, body: &Value, member: &str, limit: usize) -> BTreeSet<String> {
     let path = format!("/access/v1/search/{what}");
     let headers = [("content-type", "application/json")];
-    let answer = raw(gate.decision, "POST", &path, &headers, body.to_string().as_bytes());
-    assert_eq!(answer.status, 200, "{body}: {}", answer.text());
-    let json = answer.json();
-    let results = json["results"].as_array().unwrap();
-    let set: BTreeSet<String> = results
-        .iter()
-        .map(|result| result[member].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(set.len(), results.len(), "a result is there twice: {json}");
-    set
+    let mut body = body.clone();
+    body["page"] = json!({ "limit": limit });
+    let mut found = BTreeSet::new();
+    loop {
+        let answer = raw(gate.decision, "POST", &path, &headers, body.to_string().as_bytes());
+        assert_eq!(answer.status, 200, "{body}: {}", answer.text());
+        let page = answer.json();
+        let results = page["results"].as_array().unwrap();
+        assert!(results.len() <= limit, "{page}");
+        for result in results {
+            let is_new = found.insert(result[member].as_str().unwrap().to_owned());
+            assert!(is_new, "a result is there twice: {page}");
+        }
+        match page["page"]["next_token"].as_str().unwrap() {
+            "" => return found,
+            token => body["page"]["token"] = token.into(),
+        }
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{Caller, DecisionContext, Details, Query, Target};
 use crate::context::{ContextPlan, Facts, NamedContext, ReadyContext, RecordedContext};
 use crate::denial::{Denial, Refusal};
 use crate::engine::entities::SuppliedEntities;
-use crate::engine::{ContextSource, Evaluation, Outcome};
+use crate::engine::{ContextSource, Evaluation, Outcome, QueryEntity};
 use crate::error_chain::json_error;
 use crate::fast_path::{DescribedEntity, fast_text};
 use crate::json::{NumberError, check_integers_in};
@@ -148,6 +148,33 @@ pub(super) fn evaluate_by(
         route: None,
     });
     Ok(evaluation)
+}
+
+/// The parts of a named query, as the decision reads them.
+pub(crate) struct NamedParts {
+    pub principal: QueryEntity,
+    pub action: EntityUid,
+    pub resource: QueryEntity,
+    pub context: Context,
+}
+
+/// The parts of a query of an app that names its principal, for a search: nothing is decided.
+pub(crate) fn parts(query: &Query<'_>, named: &NamedQuery<'_>) -> Result<NamedParts, Refusal> {
+    let rules = &query.revision.rules;
+    let schema = &rules.schema;
+    let unknown = || invalid(format!("`action`: the schema has no action `{}`", named.action));
+    let action = schema.resolve_action(named.action).ok_or_else(unknown)?;
+    let resource = NamedResource::of(rules, &query.revision.file.paths, named.resource.uid(schema, "resource")?)?.uid;
+    let principal = QueryPrincipal::of(schema, named, Caller::Anonymous)?.ok_or(Denial::TokenMissing)?;
+    let supplied = supplied(Reader::FastPathFirst, rules, named, &resource, Some(&principal), None)?;
+    let flags = Caller::Anonymous.flags(query.revision);
+    let facts = Facts::of_named(query.portal, query.tenant(), None, flags, query.now_millis);
+    Ok(NamedParts {
+        principal: rules.named_principal(principal.uid.clone(), &supplied),
+        context: read_by_cedar(rules, &facts, &action, named)?.context.0,
+        action,
+        resource: rules.named_resource(resource, &supplied),
+    })
 }
 
 /// The resource of a query. A path has the spelling that the proxy decides on.

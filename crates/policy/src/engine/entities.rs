@@ -7,10 +7,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cedar_policy::{Entities, Entity, EntityTypeName, EntityUid, EvalResult};
+use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid, EvalResult};
 use cedar_policy_core::ast::{self, Literal, PartialValue, Value, ValueKind};
 use cedar_policy_core::entities::{Entities as CoreEntities, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
+use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// An entity as the evaluator takes it, with *all* its ancestors as parents: Cedar evaluates every `in` without its ancestors
@@ -33,6 +34,9 @@ pub struct EntityStore {
     types_with_ancestors: FxHashSet<EntityTypeName>,
     /// Every ancestor of a stored entity, whether or not it is stored itself.
     above: FxHashSet<EntityUid>,
+    /// The ids of a type in order, for searches. A search writes a type's list once and reads it for every page; another search
+    /// of the same moment waits meanwhile.
+    in_order: Mutex<FxHashMap<EntityTypeName, Arc<[EntityId]>>>,
 }
 
 /// Entities that come with one query.
@@ -69,6 +73,7 @@ impl EntityStore {
             by_uid,
             types_with_ancestors,
             above,
+            in_order: Mutex::default(),
         }
     }
 
@@ -79,6 +84,21 @@ impl EntityStore {
     /// Every stored entity and every ancestor of one.
     pub fn uids(&self) -> impl Iterator<Item = &EntityUid> {
         self.by_uid.keys().chain(&self.above)
+    }
+
+    /// The ids of all entities of one type that `uids` knows, in order.
+    pub fn ids_in_order(&self, ty: &EntityTypeName) -> Arc<[EntityId]> {
+        let mut in_order = self.in_order.lock();
+        if let Some(ids) = in_order.get(ty) {
+            return Arc::clone(ids);
+        }
+        let of_type = self.uids().filter(|uid| uid.type_name() == ty);
+        let mut ids: Vec<EntityId> = of_type.map(|uid| uid.id().clone()).collect();
+        ids.sort_unstable_by(|one, other| one.unescaped().cmp(other.unescaped()));
+        ids.dedup();
+        let ids: Arc<[EntityId]> = ids.into();
+        in_order.insert(ty.clone(), Arc::clone(&ids));
+        ids
     }
 
     pub fn ancestors(&self, uid: &EntityUid) -> &[EntityUid] {

@@ -266,6 +266,17 @@ impl PolicyIndex {
         found
     }
 
+    /// Numbers of the policies whose scope matches action and resource, ascending, each once.
+    pub fn candidates_of_any_principal(&self, action: &ScopeKey, resource: &ScopeKey) -> Vec<u32> {
+        let is_asked = |id: u32| action.ids().any(|asked| asked == id);
+        let by_resource = self.by_scope.iter().filter(|((_, action), _)| is_asked(*action));
+        let lists = by_resource.flat_map(|(_, by_resource)| resource.ids().filter_map(|id| by_resource.get(&id)));
+        let mut found: Vec<u32> = lists.flatten().copied().collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// Numbers of all policies whose scope matches, ascending, each once.
     pub fn candidates(&self, principal: &ScopeKey, action: &ScopeKey, resource: &ScopeKey) -> Vec<u32> {
         let mut found = Vec::new();

@@ -6,7 +6,7 @@
 //!
 //! SECURITY: Cedar takes every entity for one that fits the schema, and answers `resource has owner` with `true` if the schema
 //! requires `owner`. The engine also decides about entities that no file and no query describes, and they have no attributes.
-//! With `stand_in` such an answer stays open.
+//! With `stand_in` such an answer stays open, except about the variables that it calls described.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -25,8 +25,19 @@ pub(crate) struct Known<'a> {
     /// Fields of the context, as Cedar's JSON of expressions; `None`: the context does not have the field. Fields that are not
     /// here are unknown.
     pub context: &'a BTreeMap<String, Option<Value>>,
-    /// An entity of the resource's type. If given, entities may lack what the schema requires of them, except the principal.
-    pub stand_in: Option<&'a EntityUid>,
+    /// If given, entities may lack what the schema requires of them.
+    pub stand_in: Option<StandIn<'a>>,
+}
+
+/// An entity that no query is about. A comparison with it keeps an answer open.
+#[derive(Clone, Copy)]
+pub(crate) struct StandIn<'a> {
+    /// The variable whose id is not known: `principal` or `resource`.
+    pub variable: &'static str,
+    /// An entity of the variable's type.
+    pub uid: &'a EntityUid,
+    /// The variables that have everything that the schema requires.
+    pub described: &'a [&'static str],
 }
 
 /// A policy after the rewriting.
@@ -108,10 +119,11 @@ impl Known<'_> {
         if let Some(folded) = folded(expression) {
             *expression = folded;
         } else if let Some(stand_in) = self.stand_in
-            && is_doubtful(expression)
+            && is_doubtful(expression, stand_in.described)
         {
-            let open = json!({"==": {"left": {"Var": "resource"}, "right": {"Value": {"__entity": {
-                "type": stand_in.type_name().to_string(), "id": stand_in.id().unescaped()}}}}});
+            let StandIn { variable, uid, .. } = stand_in;
+            let open = json!({"==": {"left": {"Var": variable}, "right": {"Value": {"__entity": {
+                "type": uid.type_name().to_string(), "id": uid.id().unescaped()}}}}});
             *expression = json!({"&&": {"left": expression.take(), "right": open}});
         }
     }
@@ -226,12 +238,12 @@ fn is_constant(expression: &Value) -> bool {
 }
 
 /// True for `x has y` where `x` may be an entity that lacks required attributes.
-fn is_doubtful(expression: &Value) -> bool {
+fn is_doubtful(expression: &Value, described: &[&str]) -> bool {
     let Some(node) = expression.get("has") else { return false };
     let left = node.get("left").and_then(|left| left.get("Var")).and_then(Value::as_str);
     // a chain (`principal has manager.level`) goes on to other entities
     let is_chain = node.get("attr").is_some_and(Value::is_array);
-    is_chain || !matches!(left, Some("principal" | "context"))
+    is_chain || !left.is_some_and(|left| described.contains(&left))
 }
 
 fn variable(expression: &Value) -> Option<&'static str> {
@@ -243,7 +255,7 @@ fn variable(expression: &Value) -> Option<&'static str> {
 }
 
 /// The entity that `{"type": …, "id": …}` names, with or without `__entity` around it.
-fn uid(value: &Value) -> Option<EntityUid> {
+pub(super) fn uid(value: &Value) -> Option<EntityUid> {
     let value = value.get("__entity").unwrap_or(value);
     let ty = EntityTypeName::from_str(value.get("type")?.as_str()?).ok()?;
     Some(EntityUid::from_type_name_and_id(

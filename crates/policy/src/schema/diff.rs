@@ -108,7 +108,7 @@ fn entity(ty: &EntityTypeName, before: &EntityModel, after: &EntityModel, change
     if !more.is_empty() {
         changes.push(Change::compatible(&name, format!("may be in {}", joined(more))));
     }
-    match (before.is_enum, after.is_enum) {
+    match (before.is_enum(), after.is_enum()) {
         (false, true) => changes.push(Change::breaking(&name, "only listed ids exist now")),
         (true, false) => changes.push(Change::compatible(&name, "may have any id now")),
         _ => {}
