@@ -37,18 +37,25 @@ pub(super) fn parameter_values(http: &HttpFacts<'_>, name: &str) -> Result<Vec<S
 }
 
 /// True if some app reads both parameters as one: `a[]` and `a[x]` are `a` for PHP, Rails and `qs`; PHP drops spaces before a
-/// name, ends it at a NUL, and reads spaces and dots as `_`; ASP.NET ignores case.
-fn is_same_parameter(one: &str, other: &str) -> bool {
-    folded_parameter(one).eq(folded_parameter(other))
+/// name, ends it at a NUL, reads spaces and dots as `_`, and a bracket that is never closed, too; Spring takes the value of `!a`
+/// where `a` is absent; ASP.NET ignores case.
+fn is_same_parameter(other: &str, declared: &str) -> bool {
+    let declared = plain_parameter(declared);
+    let other = plain_parameter(other.trim().trim_start_matches('!'));
+    // a bracket that opens the name is part of it
+    let array = other.char_indices().find(|(at, c)| *c == '[' && *at > 0);
+    let array = array.and_then(|(at, _)| other.get(..at));
+    underscored(&other) == underscored(&declared) || array.is_some_and(|array| underscored(array) == underscored(&declared))
 }
 
-fn folded_parameter(name: &str) -> impl Iterator<Item = char> {
-    let name = name.trim();
-    // a bracket that opens the name is part of it
-    let end = name.char_indices().find(|(at, c)| *c == '\0' || (*c == '[' && *at > 0));
-    let name = end.and_then(|(at, _)| name.get(..at)).unwrap_or(name);
-    let plain = |c: char| if matches!(c, ' ' | '.' | '[') { '_' } else { c };
-    name.chars().map(plain).flat_map(char::to_lowercase)
+/// The name without spaces around it and what follows a NUL, in lower case.
+fn plain_parameter(name: &str) -> String {
+    let name = name.trim().split('\0').next().unwrap_or_default();
+    name.to_lowercase()
+}
+
+fn underscored(name: &str) -> String {
+    name.replace([' ', '.', '['], "_")
 }
 
 fn invalid(detail: String) -> Refusal {
@@ -73,10 +80,14 @@ mod tests {
             "TEAM_ID",
             "team_id\0x",
             "team_id ",
+            "team[id",
+            "team[id\0]",
+            "!team_id",
+            " !team_id[]",
         ] {
             assert!(is_same_parameter(other, "team_id"), "{other:?}");
         }
-        for other in ["team-id", "team_ids", "teamid", "[team_id]", "my_team_id", ""] {
+        for other in ["team-id", "team_ids", "teamid", "[team_id]", "my_team_id", "team[id]", "!", ""] {
             assert!(!is_same_parameter(other, "team_id"), "{other:?}");
         }
     }
