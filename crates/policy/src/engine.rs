@@ -29,7 +29,7 @@ mod query;
 mod readers;
 pub mod whole;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -264,7 +264,10 @@ impl Engine {
     /// The stored entities that this one's attributes name, and the entity itself.
     pub fn with_neighbours(&self, entity: &QueryEntity) -> Result<Entities, EntitySetError> {
         let find = |uid: &EntityUid| match *uid == entity.uid {
-            true => entity.entity(Ancestors::Read).or_else(|| self.known(uid)),
+            true => match entity.entity(Ancestors::Read) {
+                None => self.known(uid),
+                entity => Ok(entity),
+            },
             false => self.known(uid),
         };
         reachable([entity.uid.clone()], 2, find)
@@ -406,28 +409,38 @@ impl Engine {
         let find = |uid: &EntityUid| {
             let query_entities = [query.principal, query.resource];
             let mut named = query_entities.into_iter().filter(|p| p.uid == *uid);
-            let entity = named.find_map(|entity| entity.entity(ancestors));
-            entity
-                .or_else(|| self.known(uid))
-                .or_else(|| query.supplied.get(uid).cloned())
+            if let Some(entity) = named.find_map(|entity| entity.entity(ancestors)) {
+                return Ok(Some(entity));
+            }
+            let known = self.known(uid)?;
+            Ok(known.or_else(|| query.supplied.get(uid).cloned()))
         };
         reachable(roots, reads.hops, find)
     }
 
     /// An entity of the store; a path has the ancestors that its id names, stored or not.
-    fn known(&self, uid: &EntityUid) -> Option<ResolvedEntity> {
+    ///
+    /// SECURITY: `/open/../secret`, in a claim or in what the app sends, is below `/open` by its text alone. No condition sees it.
+    fn known(&self, uid: &EntityUid) -> Result<Option<ResolvedEntity>, EntitySetError> {
         let stored = self.store.get(uid);
-        if self.names.path.as_ref() != Some(uid.type_name()) {
-            return stored.map(|s| s.known.clone());
+        if !self.names.is_path(uid) {
+            return Ok(stored.map(|s| s.known.clone()));
         }
-        let parents = self.names.parents_of_path(uid);
-        let higher: Vec<EntityUid> = parents.iter().flat_map(|p| self.store.ancestors(p)).cloned().collect();
-        let mut above: HashSet<EntityUid> = parents.into_iter().chain(higher).collect();
-        let Some(stored) = stored else {
-            return Some(ResolvedEntity::without_attributes(uid.clone(), above));
-        };
-        above.extend(stored.ancestors.iter().cloned());
-        Some(stored.known.below(above))
+        if self.names.is_no_path(uid) {
+            return Err(EntitySetError::Path(uid.clone()));
+        }
+        let above = self.path_ancestors(uid);
+        Ok(Some(match stored {
+            Some(stored) => stored.known.below(above),
+            None => ResolvedEntity::without_attributes(uid.clone(), above),
+        }))
+    }
+
+    /// Every parent path up to `/`, the portal, and every stored ancestor of any of them.
+    pub fn path_ancestors(&self, uid: &EntityUid) -> Vec<EntityUid> {
+        let mut direct = self.names.parents_of_path(uid);
+        direct.extend(self.store.ancestors(uid).iter().cloned());
+        self.store.with_ancestors(direct, &self.names)
     }
 
     /// Combines by Cedar's rule the policies that were evaluated and those without conditions.

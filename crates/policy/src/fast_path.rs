@@ -57,8 +57,14 @@ impl Rules {
             // one entity is the parent of another: leave the closure to Cedar
             let entangled = described.iter().any(|other| parents.contains(other.uid));
             let is_path_below = !parents.is_empty() && self.is_path(one.uid);
+            let is_misspelt = parents.iter().any(|parent| self.names.is_no_path(parent));
             let is_twice = supplied.contains_key(one.uid);
-            if entangled || is_twice || is_path_below || (!parents.is_empty() && self.engine.store.is_above(one.uid)) {
+            if entangled
+                || is_twice
+                || is_misspelt
+                || is_path_below
+                || (!parents.is_empty() && self.engine.store.is_above(one.uid))
+            {
                 return None;
             }
             let above = self.with_stored_ancestors(parents.into_vec());

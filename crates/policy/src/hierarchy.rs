@@ -38,6 +38,8 @@ struct Item {
 struct Hierarchy {
     numbers: FxHashMap<EntityUid, usize>,
     parents: Vec<Vec<usize>>,
+    /// The steps into each entity: what is in a path is in the path's parents, too.
+    weights: Vec<usize>,
 }
 
 /// Checks the text of an `entities.json`.
@@ -78,9 +80,14 @@ impl Hierarchy {
 
     fn number(&mut self, uid: EntityUid) -> usize {
         let next = self.parents.len();
+        let above = match uid.type_name().basename() {
+            "Path" => uid.id().unescaped().matches('/').count(),
+            _ => 0,
+        };
         let number = *self.numbers.entry(uid).or_insert(next);
         if number == next {
             self.parents.push(Vec::new());
+            self.weights.push(above.saturating_add(1));
         }
         number
     }
@@ -95,7 +102,8 @@ impl Hierarchy {
             open.push(start);
             while let Some(entity) = open.pop() {
                 let Some(parents) = self.parents.get(entity) else { continue };
-                steps = steps.saturating_add(parents.len());
+                let weights = parents.iter().filter_map(|parent| self.weights.get(*parent));
+                steps = weights.fold(steps, |steps, weight| steps.saturating_add(*weight));
                 if steps > max {
                     return Err(HierarchyError { max });
                 }
@@ -146,6 +154,13 @@ mod tests {
                     .map(|n| json!({"uid": uid(n), "attrs": {}, "parents": [uid(10_001), uid(10_002), uid(10_003)]}))
                     .collect(),
                 true,
+            ),
+            // documents in a path: each is in the path's parents, too
+            (
+                (0..5_000)
+                    .map(|n| json!({"uid": uid(n), "attrs": {}, "parents": [{"type": "Path", "id": "/a".repeat(100)}]}))
+                    .collect(),
+                false,
             ),
             // a circle: Cedar names it
             (json!([{"uid": uid(1), "attrs": {}, "parents": [uid(1)]}]), true),

@@ -28,7 +28,7 @@ use http::HeaderValue;
 
 use self::checks::{
     ForbiddenPaths, duplicate_templates, duplicates, has_own, is_policy_place, login_problems, namespace_warning,
-    outside_warnings, placed_path_problems, removed_files, route_problems, stored_path_problems,
+    outside_warnings, placed_path_problems, removed_files, route_problems,
 };
 use self::emergency::EmergencyLoad;
 use self::entities::EntityFile;
@@ -314,13 +314,12 @@ impl Loader {
         problems.extend(route_problems(slug, &files, &file, model));
         problems.extend(login_problems(portal, &file));
         let JoinedPolicies { entries, mut warnings } = self.entries(slug, &files, &file, &schema, &mut problems);
-        let store = EntityFile::of(slug, &files)
-            .load(&schema, &names, previous)
-            .unwrap_or_else(|found| {
-                problems.extend(found);
-                Arc::default()
-            });
-        problems.extend(stored_path_problems(slug, &store, schema.path.as_ref(), &file.paths));
+        let entity_file = EntityFile::of(slug, &files);
+        let store = entity_file.load(&schema, &names, previous).unwrap_or_else(|found| {
+            problems.extend(found);
+            Arc::default()
+        });
+        problems.extend(entity_file.path_problems(&store, &names, &file.paths));
         let forbidden = ForbiddenPaths {
             names: &names,
             model,

@@ -107,18 +107,9 @@ impl Rules {
         self.with_stored_ancestors(direct)
     }
 
-    /// These entities and their stored ancestors, each once.
+    /// These entities and all that they are below, each once.
     pub fn with_stored_ancestors(&self, direct: Vec<EntityUid>) -> Vec<EntityUid> {
-        let above: Vec<EntityUid> = direct
-            .iter()
-            .flat_map(|uid| self.engine.store.ancestors(uid))
-            .cloned()
-            .collect();
-        let mut all = direct;
-        all.extend(above);
-        all.sort();
-        all.dedup();
-        all
+        self.engine.store.with_ancestors(direct, &self.names)
     }
 
     fn attributes(

@@ -28,6 +28,8 @@ pub enum SuppliedError {
     Above(String),
     #[error("`{0}` cannot be given parents: the parents of a path follow from its id")]
     Path(String),
+    #[error("`{0}` is no path that a request can have")]
+    NoPath(String),
     #[error("`{name}` is described twice, at {first} and at {second}; describe it once")]
     Twice { name: String, first: usize, second: usize },
     #[error("more than {ENTITIES_MAX} entities")]
@@ -64,8 +66,12 @@ impl Rules {
                 if !above.is_empty() && self.engine.store.is_above(&uid) {
                     return Err(SuppliedError::Above(uid.to_string()));
                 }
-                let above = self.with_stored_ancestors(above);
-                supplied.insert(uid, ResolvedEntity::new(entity).below(above));
+                let entity = ResolvedEntity::new(entity);
+                let named = above.iter().cloned().chain(entity.references());
+                if let Some(path) = named.into_iter().find(|named| self.names.is_no_path(named)) {
+                    return Err(SuppliedError::NoPath(path.to_string()));
+                }
+                supplied.insert(uid, entity.below(self.with_stored_ancestors(above)));
             }
         }
         Ok(supplied)

@@ -131,17 +131,15 @@ impl Rules {
 
     /// True if an entity is a path of the HTTP tree.
     pub(crate) fn is_path(&self, uid: &EntityUid) -> bool {
-        self.names.path.as_ref() == Some(uid.type_name())
+        self.names.is_path(uid)
     }
 
     /// Every parent path up to `/`, the portal, and every stored ancestor of any of them.
     pub fn path_ancestors(&self, uid: &EntityUid) -> Vec<EntityUid> {
-        let mut direct = self.names.parents_of_path(uid);
-        if self.may_have_stored_ancestors() {
-            direct.extend(self.engine.store.ancestors(uid).iter().cloned());
-            return self.with_stored_ancestors(direct);
+        match self.may_have_stored_ancestors() {
+            true => self.engine.path_ancestors(uid),
+            false => self.names.parents_of_path(uid),
         }
-        direct
     }
 
     /// True if the store may hold ancestors of a path or of the portal.

@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 
 use crate::flags::FlagValue;
-use crate::portal::path::ancestors_of;
+use crate::portal::path::{ancestors_of, is_spelled_canonically};
 
 /// Deepest nesting of declared types; Cedar forbids recursive types, so only an absurd schema reaches it.
 const TYPE_DEPTH_MAX: usize = 64;
@@ -539,6 +539,23 @@ impl TypeNames {
             path: schema.resolve_type("Path"),
             portal,
         }
+    }
+
+    /// True if an entity is a path of the HTTP tree.
+    pub fn is_path(&self, uid: &EntityUid) -> bool {
+        self.path.as_ref() == Some(uid.type_name())
+    }
+
+    /// True for an entity of the type of paths that is no path as the gate spells it. SECURITY: `/open/../secret` is below `/open`
+    /// by its text and at `/secret` for the app.
+    pub fn is_no_path(&self, uid: &EntityUid) -> bool {
+        self.is_path(uid) && !is_spelled_canonically(uid.id().unescaped())
+    }
+
+    /// The first of these entities that is another portal than the own one.
+    pub fn other_portal<'a>(&self, above: &'a [EntityUid]) -> Option<&'a EntityUid> {
+        let own = self.portal.as_ref()?;
+        above.iter().find(|uid| uid.type_name() == own.type_name() && *uid != own)
     }
 
     /// The ancestors of a path by its id alone: every parent path up to `/`, and the portal.

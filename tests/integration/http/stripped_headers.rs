@@ -308,6 +308,20 @@ const BELIEVED: &[(&str, &[&str])] = &[
             "X-Auth-Username",
             "X-Auth-Roles",
             "X-RH-Identity",
+            "X-Scope-OrgID",
+            "THANOS-TENANT",
+            "Dapr-Caller-App-Id",
+            "Ssl-Offloaded",
+        ],
+    ),
+    (
+        "hosting platforms",
+        &[
+            "X-CloudTasks-QueueName",
+            "X-CloudScheduler",
+            "X-MS-Original-Url",
+            "X-WAWS-Unencoded-URL",
+            "X-Replaced-Path",
         ],
     ),
 ];

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::binary::{GateFolder, run};
 use crate::support::http2_client::{Client, request};
-use crate::support::{Gate, RawConnection, Setup, eventually};
+use crate::support::{Gate, RawConnection, Setup, claims, eventually, raw};
 
 const SCHEMA: &str = r#"
     entity Tenant; entity Role; entity Portal; entity Path in [Path, Portal, Group]; entity Group; entity Order;
@@ -459,3 +459,83 @@ fn decision_tests_and_the_command_read_paths_as_the_portal_does() {
         assert_eq!(report["reason"], *reason, "{path}: {report}");
     }
 }
+
+/// What is in a path is in the path's parents, stored or sent; a path that no request has is not followed.
+#[test]
+fn a_forbid_on_a_path_holds_for_all_that_is_in_a_path_below_it() {
+    let schema = SCHEMA_OF_DOCS;
+    let policies = "@id(\"all\") permit(principal, action, resource);
+        @id(\"secret\") forbid(principal, action, resource in Path::\"/portal/p/secret\");
+        @id(\"zone\") forbid(principal, action, resource in Zone::\"z\");
+        @id(\"place\") forbid(principal, action, resource) when { resource has place && resource.place in Path::\"/portal/p/secret\" };
+        @id(\"home\") forbid(principal, action, resource) when { principal has home && principal.home in Path::\"/portal/p/secret\" };";
+    let stored = json!([
+        {"uid": {"type": "Doc", "id": "7"}, "attrs": {}, "parents": [{"type": "Path", "id": "/portal/p/secret/room"}]},
+        {"uid": {"type": "Doc", "id": "8"}, "attrs": {}, "parents": [{"type": "Path", "id": "/portal/p/yard/corner"}]},
+        {"uid": {"type": "Doc", "id": "9"}, "attrs": {}, "parents": [{"type": "Path", "id": "/portal/p/open/room"}]},
+        {"uid": {"type": "Path", "id": "/portal/p/yard"}, "attrs": {}, "parents": [{"type": "Zone", "id": "z"}]},
+        {"uid": {"type": "Path", "id": "/portal/p/linked"}, "attrs": {}, "parents": [{"type": "Path", "id": "/portal/p/secret/room"}]},
+    ]);
+    let routes = "routes:\n- { route: \"GET /portal/p/docs/{id}\", action: viewDoc, resource: { type: Doc, id: \"{id}\" } }\n";
+    let gate = Setup::portal(schema, policies)
+        .file("policies/p/entities.json", &stored.to_string())
+        .file("policies/p/portal.yaml", routes)
+        .start();
+    let token = gate.issuer.token("alice", &[]);
+    for (page, status) in [
+        ("docs/7", 403),
+        ("docs/8", 403),
+        ("docs/9", 200),
+        ("linked", 403),
+        ("linked/x", 403),
+        ("open", 200),
+    ] {
+        assert_eq!(gate.get(&format!("/portal/p/{page}"), &token).status, status, "{page}");
+    }
+    let path = |id: &str| json!({"type": "Path", "id": id});
+    let place = |id: &str| json!({"place": {"__entity": path(id)}});
+    for (resource, status, reason) in [
+        (json!({"parents": [path("/portal/p/secret/room")]}), 200, "forbidden"),
+        (json!({"parents": [path("/portal/p/yard/corner")]}), 200, "forbidden"),
+        (json!({"parents": [path("/portal/p/open/room")]}), 200, "permitted"),
+        (json!({"parents": [path("/portal/p/open/../secret")]}), 400, "request_invalid"),
+        (json!({"attrs": place("/portal/p/secret/room")}), 200, "forbidden"),
+        (json!({"attrs": place("/portal/p/open/room")}), 200, "permitted"),
+        (json!({"attrs": place("/portal/p/open/../secret")}), 400, "request_invalid"),
+        (json!({"attrs": place("/portal/p/%73ecret")}), 400, "request_invalid"),
+    ] {
+        let mut resource = resource;
+        resource
+            .as_object_mut()
+            .unwrap()
+            .extend([("type".into(), json!("Doc")), ("id".into(), json!("new"))]);
+        let question = json!({"portal": "p", "token": token, "action": "viewDoc", "resource": resource});
+        let answer = raw(gate.decision, "POST", "/authorize", &[], question.to_string().as_bytes());
+        let found = answer.json();
+        let found = if answer.status == 200 {
+            &found["reason"]
+        } else {
+            &found["code"]
+        };
+        assert_eq!((answer.status, found), (status, &json!(reason)), "{resource}");
+    }
+    let mut claims = claims("alice", &[]);
+    for (home, status) in [
+        ("/portal/p/open", 200),
+        ("/portal/p/secret/room", 403),
+        ("/portal/p/open/../secret", 403),
+    ] {
+        claims["home"] = json!(home);
+        assert_eq!(
+            gate.get("/portal/p/open", &gate.issuer.sign(&claims)).status,
+            status,
+            "{home}"
+        );
+    }
+}
+
+const SCHEMA_OF_DOCS: &str =
+    "entity Tenant; entity Role in [Role]; entity Portal; entity Zone; entity Path in [Path, Portal, Zone];
+entity User in [Role, Tenant] = { home?: Path }; entity Doc in [Path] = { place?: Path };
+action GET appliesTo { principal: [User], resource: [Path], context: {} };
+action viewDoc appliesTo { principal: [User], resource: [Doc], context: {} };";

@@ -87,7 +87,16 @@ mod tests {
         ] {
             assert!(is_same_parameter(other, "team_id"), "{other:?}");
         }
-        for other in ["team-id", "team_ids", "teamid", "[team_id]", "my_team_id", "team[id]", "!", ""] {
+        for other in [
+            "team-id",
+            "team_ids",
+            "teamid",
+            "[team_id]",
+            "my_team_id",
+            "team[id]",
+            "!",
+            "",
+        ] {
             assert!(!is_same_parameter(other, "team_id"), "{other:?}");
         }
     }

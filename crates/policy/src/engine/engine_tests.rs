@@ -23,6 +23,7 @@ use crate::engine::entities::SuppliedEntities;
 use crate::engine::entities::{EntityStore, ResolvedEntity};
 use crate::engine::index::ScopeTable;
 use crate::engine::{ContextSource, Effects, Engine, EntityQuery, ErroredForbids, Evaluation, Outcome, PolicyEntry, QueryEntity};
+use crate::schema::TypeNames;
 
 /// Random worlds per run; each decides several queries in several ways.
 const CASES: u32 = 150;
@@ -574,7 +575,10 @@ static ACTION_GROUPS: LazyLock<Vec<(EntityUid, Vec<EntityUid>)>> = LazyLock::new
 });
 
 fn engine(entries: Vec<Arc<PolicyEntry>>, world: &World, rule: ErroredForbids) -> Engine {
-    let store = EntityStore::new(Entities::from_entities(world.stored.clone(), None).unwrap());
+    let store = EntityStore::new(
+        Entities::from_entities(world.stored.clone(), None).unwrap(),
+        &TypeNames::default(),
+    );
     let actions = ACTION_GROUPS.iter().map(|(a, groups)| (a, groups.as_slice()));
     Engine::new(entries, actions, Arc::new(store), rule)
 }

@@ -14,6 +14,8 @@ use cedar_policy_core::extensions::Extensions;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::schema::TypeNames;
+
 /// An entity as the evaluator takes it, with *all* its ancestors as parents: Cedar evaluates every `in` without its ancestors
 /// in the store, and no decision computes the ancestor relation again.
 #[derive(Clone, Debug)]
@@ -42,19 +44,23 @@ pub struct EntityStore {
 /// Entities that come with one query.
 pub type SuppliedEntities = FxHashMap<EntityUid, ResolvedEntity>;
 
-/// A set of entities could not be put together (duplicate with different content).
+/// A set of entities could not be put together.
 #[derive(Debug, thiserror::Error)]
-#[error("entities contradict each other: {0}")]
-pub struct EntitySetError(String);
+pub enum EntitySetError {
+    #[error("entities contradict each other: {0}")]
+    Contradiction(String),
+    #[error("`{0}` is no path that a request can have")]
+    Path(EntityUid),
+}
 
 impl EntityStore {
-    /// Takes over a checked Cedar store; its ancestor relation is already transitive.
-    pub fn new(entities: Entities) -> Self {
+    /// Takes over a checked Cedar store; its ancestor relation is already transitive, but Cedar does not know the parents that a
+    /// path has by its id.
+    pub fn new(entities: Entities, names: &TypeNames) -> Self {
         let mut ancestors: HashMap<EntityUid, Vec<EntityUid>> = HashMap::new();
         for entity in entities.iter() {
             let uid = entity.uid();
-            let all = entities.ancestors(&uid).map(|a| a.cloned().collect()).unwrap_or_default();
-            ancestors.insert(uid, all);
+            ancestors.insert(uid.clone(), stored_ancestors(&entities, &uid, names));
         }
         let mut by_uid = FxHashMap::default();
         let mut types_with_ancestors = FxHashSet::default();
@@ -119,6 +125,19 @@ impl EntityStore {
         members
     }
 
+    /// These entities and all that they are below, each once: their stored ancestors, and the parents of each path.
+    pub fn with_ancestors(&self, direct: Vec<EntityUid>, names: &TypeNames) -> Vec<EntityUid> {
+        let paths = direct.iter().filter(|uid| names.is_path(uid));
+        let parents: Vec<EntityUid> = paths.flat_map(|path| names.parents_of_path(path)).collect();
+        let known = direct.iter().chain(&parents).flat_map(|uid| self.ancestors(uid));
+        let mut all: Vec<EntityUid> = known.cloned().collect();
+        all.extend(direct);
+        all.extend(parents);
+        all.sort();
+        all.dedup();
+        all
+    }
+
     /// True if any stored entity is below this one.
     pub fn is_above(&self, uid: &EntityUid) -> bool {
         self.above.contains(uid)
@@ -128,6 +147,24 @@ impl EntityStore {
     pub fn has_ancestors(&self, ty: &EntityTypeName) -> bool {
         self.types_with_ancestors.contains(ty)
     }
+}
+
+/// All that a stored entity is below. SECURITY: what a file puts below `/a/b` is below `/a`, too; else a forbid on `/a` would not
+/// hold for it.
+fn stored_ancestors(entities: &Entities, uid: &EntityUid, names: &TypeNames) -> Vec<EntityUid> {
+    let above = |uid: &EntityUid| entities.ancestors(uid).into_iter().flatten().cloned();
+    let mut all: FxHashSet<EntityUid> = above(uid).collect();
+    let mut open: Vec<EntityUid> = all.iter().filter(|uid| names.is_path(uid)).cloned().collect();
+    while let Some(path) = open.pop() {
+        for parent in names.parents_of_path(&path) {
+            let further: Vec<EntityUid> = above(&parent).collect();
+            all.insert(parent);
+            let new = further.into_iter().filter(|uid| all.insert(uid.clone()));
+            open.extend(new.filter(|uid| names.is_path(uid)));
+        }
+    }
+    all.remove(uid);
+    all.into_iter().collect()
 }
 
 impl ResolvedEntity {
@@ -192,6 +229,13 @@ impl ResolvedEntity {
         ast::Entity::clone(&self.0).into()
     }
 
+    /// Every entity that its attributes name.
+    pub fn references(&self) -> Vec<EntityUid> {
+        let mut named = Vec::new();
+        self.push_references(&mut named);
+        named
+    }
+
     fn push_references(&self, into: &mut Vec<EntityUid>) {
         for (_, value) in self.0.attrs().chain(self.0.tags()) {
             if let PartialValue::Value(value) = value {
@@ -207,7 +251,7 @@ impl ResolvedEntity {
 pub fn reachable(
     roots: impl IntoIterator<Item = EntityUid>,
     hops: usize,
-    find: impl Fn(&EntityUid) -> Option<ResolvedEntity>,
+    find: impl Fn(&EntityUid) -> Result<Option<ResolvedEntity>, EntitySetError>,
 ) -> Result<Entities, EntitySetError> {
     let mut found: Vec<ResolvedEntity> = Vec::new();
     let mut frontier: Vec<EntityUid> = roots.into_iter().collect();
@@ -215,7 +259,7 @@ pub fn reachable(
     for hop in 0..hops {
         let mut next = Vec::new();
         for uid in frontier.drain(..) {
-            let Some(known) = find(&uid) else { continue };
+            let Some(known) = find(&uid)? else { continue };
             if !seen.insert(uid) {
                 continue;
             }
@@ -235,7 +279,7 @@ pub fn reachable(
     CoreEntities::new()
         .add_entities(found, None::<&NoEntitiesSchema>, complete, Extensions::all_available())
         .map(Entities::from)
-        .map_err(|e| EntitySetError(e.to_string()))
+        .map_err(|e| EntitySetError::Contradiction(e.to_string()))
 }
 
 /// Every entity named inside a value of an entity.

@@ -209,7 +209,7 @@ pub(super) fn path_problems(entry: &PolicyEntry, path: Option<&EntityTypeName>, 
         .collect()
 }
 
-fn path_help(rules: &PathRules) -> &'static str {
+pub(super) fn path_help(rules: &PathRules) -> &'static str {
     match rules.case {
         Case::Distinguished => "start with `/`, leave out the trailing `/`, escape only what a path must escape",
         Case::Ignored => {
@@ -217,6 +217,11 @@ fn path_help(rules: &PathRules) -> &'static str {
              `paths.case` of portal.yaml is `ignored`"
         }
     }
+}
+
+/// True if some request has this id: an entity of another spelling is one that no request reaches.
+pub(super) fn is_path_of_a_request(id: &str, rules: &PathRules) -> bool {
+    is_possible_path(id, Effect::Permit, rules)
 }
 
 /// A permit may name an opaque path in the bytes that a client sends; a forbid names its plain spelling, which holds for all.
@@ -284,24 +289,6 @@ pub(super) fn outside_warnings(
 fn is_below(path: &str, above: &str) -> bool {
     let rest = path.strip_prefix(above);
     above == "/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// Where the app ignores case, a stored path in another case would be an entity that no request reaches.
-pub(super) fn stored_path_problems(
-    slug: &PortalSlug,
-    store: &EntityStore,
-    path: Option<&EntityTypeName>,
-    rules: &PathRules,
-) -> Vec<Problem> {
-    if rules.case == Case::Distinguished {
-        return Vec::new();
-    }
-    let name = format!("policies/{slug}/entities.json");
-    let paths = store.uids().filter(|uid| path == Some(uid.type_name()));
-    let other_case = paths.filter(|uid| rules.fold(uid.id().unescaped()).map_or(true, |id| id != uid.id().unescaped()));
-    other_case
-        .map(|uid| Problem::new(&name, format!("names `{uid}`, which no request's path can be")).with_help(path_help(rules)))
-        .collect()
 }
 
 /// The parts of a candidate that say which paths its forbids name.

@@ -13,11 +13,13 @@ use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::checks::{is_path_of_a_request, path_help};
 use super::json_items::{Item, items};
 use crate::engine::entities::EntityStore;
 use crate::error_chain::error_chain;
 use crate::hierarchy;
 use crate::json;
+use crate::portal::path::rules::PathRules;
 use crate::revision::problem::Problem;
 use crate::revision::source::{Files, SourceFile};
 use crate::revision::{PortalSchema, Revision};
@@ -67,7 +69,7 @@ impl<'a> EntityFile<'a> {
         let Some(file) = self.file else {
             let actions = model.cedar.action_entities();
             let actions = actions.map_err(|e| vec![Problem::new(&self.name, error_chain(&e))])?;
-            return Ok(Arc::new(EntityStore::new(actions)));
+            return Ok(Arc::new(EntityStore::new(actions, names)));
         };
         let text = file.text(&self.name).map_err(|problem| vec![problem])?;
         hierarchy::check_file(text).map_err(|error| vec![Problem::new(&self.name, error.to_string())])?;
@@ -75,10 +77,47 @@ impl<'a> EntityFile<'a> {
         let mut problems = self.duplicates_of(text, model, &parsed);
         problems.extend(self.relations(text, &CallerTypes::new(model, names), &parsed));
         if problems.is_empty() {
-            Ok(Arc::new(EntityStore::new(parsed)))
+            Ok(Arc::new(EntityStore::new(parsed, names)))
         } else {
             Err(problems)
         }
+    }
+
+    /// Paths that no request has, and paths in other portals. An entity in another spelling is never reached, so forbids on its
+    /// groups would not hold; the configuration alone says which paths a portal has.
+    pub(super) fn path_problems(&self, store: &EntityStore, names: &TypeNames, rules: &PathRules) -> Vec<Problem> {
+        let paths = || store.uids().filter(|uid| names.is_path(uid));
+        let wrong = paths().filter(|uid| !is_path_of_a_request(uid.id().unescaped(), rules));
+        let wrong: BTreeSet<&EntityUid> = wrong.take(PROBLEMS_MAX).collect();
+        let other_portal = |uid: &&EntityUid| names.other_portal(store.ancestors(uid)).is_some();
+        let elsewhere: BTreeSet<&EntityUid> = paths().filter(other_portal).take(PROBLEMS_MAX).collect();
+        if wrong.is_empty() && elsewhere.is_empty() {
+            return Vec::new();
+        }
+        let text = self.file.and_then(|file| file.text(&self.name).ok()).unwrap_or_default();
+        let line = |uid: &EntityUid| {
+            let id = serde_json::to_string(uid.id().unescaped()).unwrap_or_default();
+            items(text).find(|item| item.text.contains(&id)).map(|item| item.line)
+        };
+        let problem = |uid: &EntityUid| {
+            Problem::new(&self.name, format!("names `{uid}`, which no request's path can be"))
+                .at_line(line(uid))
+                .with_help(path_help(rules))
+        };
+        let in_another = |uid: &EntityUid| {
+            let portal = names
+                .other_portal(store.ancestors(uid))
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            Problem::new(
+                &self.name,
+                format!("`{uid}` is in `{portal}`, and only the configuration may say so"),
+            )
+            .at_line(line(uid))
+            .with_help("remove the parent; a path is in its own portal alone")
+        };
+        let wrong = wrong.into_iter().map(problem);
+        wrong.chain(elsewhere.into_iter().map(in_another)).collect()
     }
 
     /// The mistakes of a text that Cedar does not read.
@@ -291,6 +330,39 @@ mod tests {
             assert_eq!(found[0].0, Some(line), "{found:?}");
             assert!(found[0].1.contains(cause), "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_file_names_only_paths_that_requests_have_and_puts_none_into_another_portal() {
+        let cause = "no request's path";
+        for (entities, line, cause) in [
+            (&[("Path//shop/a/", &["Group/g"][..])][..], 2, cause),
+            (&[("Path//shop/../a", &["Group/g"])], 2, cause),
+            (&[("Path//shop/%61", &["Group/g"])], 2, cause),
+            (&[("Path/shop/a", &["Group/g"])], 2, cause),
+            (&[("Order/1", &["Tenant/t"]), ("Order/7", &["Path//shop/a/"])], 3, cause),
+            (
+                &[("Path//shop/a", &["Portal/other"])],
+                2,
+                "`Path::\"/shop/a\"` is in `Portal::\"other\"`",
+            ),
+            (
+                &[("Group/g", &["Portal/other"]), ("Path//shop/a", &["Group/g"])],
+                3,
+                "`Path::\"/shop/a\"` is in `Portal::\"other\"`",
+            ),
+        ] {
+            let found = problems(&file(entities));
+            assert_eq!(found.len(), 1, "{entities:?}: {found:?}");
+            assert_eq!(found[0].0, Some(line), "{found:?}");
+            assert!(found[0].1.contains(cause), "{found:?}");
+        }
+        let good = [
+            ("Path//shop/a", &["Portal/bench", "Group/g", "Path//shop/b"][..]),
+            ("Path//shop/c%20d", &["Group/g"]),
+            ("Order/7", &["Path//"]),
+        ];
+        assert_eq!(problems(&file(&good)), []);
     }
 
     #[test]

@@ -162,6 +162,11 @@ pub fn is_canonical_id(id: &str) -> bool {
     CanonicalPath::parse(id).is_ok_and(|path| path.id() == id)
 }
 
+/// True if `id` is a path as the gate spells it, with or without a trailing slash.
+pub fn is_spelled_canonically(id: &str) -> bool {
+    CanonicalPath::parse_request(id).is_ok_and(|path| path.as_str() == id)
+}
+
 /// Ids of every parent of a canonical id, the nearest first, up to `/`; without the id itself.
 pub fn ancestors_of(id: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(parent(id), |id| parent(id))
