@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use cedargate_policy::claims::{self, Binding, ClaimError, LoginClaims};
+use cedargate_policy::claims::{Binding, ClaimError};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::permit::CallerHeaders;
 use cedargate_policy::portal::path::CanonicalPath;
@@ -28,7 +28,7 @@ use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 
 use crate::audit::CallerRecord;
-use crate::authn::{TokenCache, TokenError, TokenProof};
+use crate::authn::{TokenCache, TokenProof};
 use crate::base::metrics::Metrics;
 use crate::config::{self, UpstreamToken};
 use crate::http::credentials::TokenSources;
@@ -284,30 +284,6 @@ impl Portal {
     pub fn has_in_force(&self, active: &ActiveRevision, files: &Files) -> bool {
         let known = active.revision.emergency_files();
         files.0.iter().all(|(name, file)| known.get(name) == Some(file))
-    }
-}
-
-impl Portal {
-    /// The identity of a session at this portal.
-    ///
-    /// # Errors
-    /// The portal does not trust the issuer of the login, the account may not use the portal, or the claims of the login do
-    /// not fit the issuer's mapping any more.
-    pub fn session_identity(&self, session: &Session) -> Result<Identity, Refusal> {
-        let data = &session.data;
-        let portals = data.portals.as_ref();
-        if portals.is_some_and(|allowed| allowed.iter().all(|portal| **portal != *self.name)) {
-            let detail = "the account may not use this portal (`portals` in the users file)";
-            return Err(Refusal::new(Denial::NotPermitted, detail));
-        }
-        let login = LoginClaims {
-            claims: &data.claims,
-            subject: &data.subject,
-            began_at: data.created_at / 1000,
-            expires_at: session.expires_at,
-        };
-        let issuer = self.scope.issuer(&data.issuer).ok_or(TokenError::IssuerUnknown)?;
-        Ok(claims::login_identity(issuer, &login)?)
     }
 }
 

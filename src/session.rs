@@ -5,8 +5,8 @@
 //! cookie. A session that this process holds counts only while the revocation log was read within `staleness_max`. A store
 //! error is never a decision: absent, unreachable and corrupt are three different answers.
 //!
-//! The steps of a session cookie: `present` → `operations` (cache, revocation log, store, seal) → `renewal` if the claims are
-//! due → `rotation` if the id is due.
+//! The steps of a session cookie: `present` (cookie, cache, revocation log, store, seal) → `renewal/due` if the claims are due →
+//! `rotation` if the id is due.
 
 mod cache;
 mod cookie;
@@ -39,8 +39,8 @@ use self::cache::SessionCache;
 pub use self::cookie::{Cookies, SessionId};
 pub use self::error::{RefreshError, SessionError, SessionsError, StoreError};
 use self::meters::SessionMeters;
-pub use self::present::InProgress;
 pub use self::record::{Grant, Handle, Revocation, Session, SessionData, SessionSummary};
+pub use self::renewal::due::InProgress;
 use self::renewal::single_flight::Renewals;
 use self::revocations::issuer_clocks::IssuerClocks;
 use self::revocations::log::RevocationLog;

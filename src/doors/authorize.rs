@@ -422,7 +422,7 @@ async fn subject(gate: &Gate, active_portal: ActivePortal<'_>, envelope: &Envelo
         (SubjectSource::Token(token), _) => token.expose().as_str(),
         (SubjectSource::Header, Some(token)) => token.as_str(),
         (SubjectSource::Header, None) => {
-            let presented = gate.presented_session(&envelope.cookie).await?;
+            let presented = gate.presented_session(portal, &envelope.cookie).await?;
             let presented = presented.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
             return Ok(Subject::Caller(gate.session_caller(active_portal, &presented.session)?));
         }

@@ -13,7 +13,7 @@ use super::{ActivePortal, Gate, RequestHead};
 use crate::http::credentials::{FoundToken, OriginEvidence};
 use crate::http::request::{SEC_FETCH_SITE, needs_evidence, same_origin};
 use crate::login::RelyingParty;
-use crate::portals::Caller;
+use crate::portals::{Caller, Portal};
 use crate::session::IdentifiedSession;
 
 /// The state of a request's session cookie.
@@ -69,7 +69,7 @@ impl Gate {
         }
         *cookie = Cookie::Presented;
         self.check_origin(head, active_portal)?;
-        let Some(presented) = self.presented_session(&parts.headers).await? else {
+        let Some(presented) = self.presented_session(active_portal.portal, &parts.headers).await? else {
             return Ok(None);
         };
         let caller = self.session_caller(active_portal, &presented.session);
@@ -113,9 +113,12 @@ impl Gate {
         same_origin(&head.parts.headers, ours)
     }
 
-    /// The session of a request's cookie, its claims renewed if they are due; `None` without a cookie.
-    pub async fn presented_session(&self, headers: &HeaderMap) -> Result<Option<IdentifiedSession>, Refusal> {
-        self.sessions.present(headers, &self.login, RelyingParty::renew).await
+    /// The session of the cookie of a request to `portal`, its claims renewed if they are due; `None` without a cookie.
+    pub async fn presented_session(&self, portal: &Portal, headers: &HeaderMap) -> Result<Option<IdentifiedSession>, Refusal> {
+        let sessions = &self.sessions;
+        sessions
+            .present_at(&portal.name, headers, &self.login, RelyingParty::renew)
+            .await
     }
 }
 

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use cedargate_policy::claims::{Binding, ClaimError, certificate_identity};
+use cedargate_policy::claims::{Binding, ClaimError, certificate_identity, login_identity};
 use cedargate_policy::denial::{Denial, Refusal, RefusedCredential};
 use cedargate_policy::permit::CallerHeaders;
 use cedargate_policy::principal::Principal;
@@ -29,7 +29,7 @@ use crate::config::{AccessTokenUse, ProviderKind};
 use crate::http::client_certificate::{CertificateRefused, ClientCertificate};
 use crate::http::upstream::{header_list, header_value};
 use crate::portals::{Caller, Credential, FreshAssertion, Portal, Proven};
-use crate::session::{Revocable, Session};
+use crate::session::Session;
 
 /// An assertion is signed anew when less than this share of its life is left: one half.
 const RENEW_SHARE: i64 = 2;
@@ -103,10 +103,9 @@ impl Gate {
         })
     }
 
-    /// The caller of a session that was looked up for this request.
+    /// The caller of a session that was found for this request, and for this portal (`presented_session`).
     pub fn session_caller(&self, active_portal: ActivePortal<'_>, session: &Arc<Session>) -> Result<Arc<Caller>, Refusal> {
         let portal = active_portal.portal;
-        self.sessions.check_caller(Revocable::Session(session), &portal.name)?;
         let is_of =
             |known: &Arc<Caller>| matches!(&known.proven.credential, Credential::Session(of) if of.version == session.version);
         let known = portal.callers.get(&session.version).filter(is_of);
@@ -114,7 +113,7 @@ impl Gate {
             Some(known) if known.is_under(active_portal) => return Ok(Arc::clone(known)),
             Some(known) => known.proven.clone(),
             None => Proven {
-                identity: Arc::new(portal.session_identity(session)?),
+                identity: Arc::new(login_identity(&portal.scope, &session.login_claims())?),
                 credential: Credential::Session(Arc::clone(session)),
                 binding: Binding::default(),
                 access_token: self.access_token_for_app(session),

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cedargate_policy::denial::Denial;
+use cedargate_policy::denial::{Denial, Refusal};
 
 /// The reason why a request cannot go on with the session that it presents.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -110,6 +110,15 @@ impl From<&SessionError> for Denial {
             SessionError::Expired => Self::SessionExpired,
             SessionError::Revoked => Self::SessionRevoked,
             SessionError::Unavailable(_) => Self::StoreUnavailable,
+        }
+    }
+}
+
+impl From<&SessionError> for Refusal {
+    fn from(error: &SessionError) -> Self {
+        Self {
+            keeps_cookie: matches!(error, SessionError::OtherKey),
+            ..Self::new(Denial::from(error), error.to_string())
         }
     }
 }

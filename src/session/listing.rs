@@ -6,8 +6,7 @@
 use std::collections::{HashMap, hash_map};
 use std::time::Duration;
 
-use super::operations::session_key;
-use super::record::{Handle, RevocationKey, SessionSummary};
+use super::record::{Handle, RevocationKey, SessionSummary, session_key};
 use super::seal::SealedHeader;
 use super::{Sessions, StoreError, millis};
 use crate::base::clock::unix_millis;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::claims::LoginClaims;
 use cedargate_policy::types::{PortalSlug, Redacted};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -77,6 +78,20 @@ pub struct Session {
     pub(super) revocation_keys: RevocationKeys,
 }
 
+impl Session {
+    /// The part of the login that gives the caller's identity.
+    pub fn login_claims(&self) -> LoginClaims<'_> {
+        LoginClaims {
+            claims: &self.data.claims,
+            issuer: &self.data.issuer,
+            portals: self.data.portals.as_deref(),
+            subject: &self.data.subject,
+            began_at: self.data.created_at / 1000,
+            expires_at: self.expires_at,
+        }
+    }
+}
+
 /// A session as operators see it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SessionSummary {
@@ -139,6 +154,11 @@ impl Handle {
         }
         Some(Self(bytes))
     }
+}
+
+/// The store's key of a session's value. Part of the stored format.
+pub fn session_key(handle: Handle) -> String {
+    format!("s:{{{}}}", handle.to_hex())
 }
 
 /// The hashed target of a revocation. The revocation log stores and compares only these.

@@ -173,7 +173,7 @@ impl tracing_subscriber::fmt::MakeWriter<'_> for LogBuffer {
 
 impl Sessions {
     fn stored(&self, session: &Session) -> String {
-        format!("{}{}", self.seal.prefix, operations::session_key(session.handle))
+        format!("{}{}", self.seal.prefix, record::session_key(session.handle))
     }
 
     fn check_identity_of(&self, subject: &str) -> Result<(), Denial> {

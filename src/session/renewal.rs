@@ -14,6 +14,7 @@
 //! - If this process dies after the call, its claim stays: other processes leave the session alone for a while, and for ten
 //!   minutes they do not end it when the provider refuses the spent grant.
 
+pub(super) mod due;
 pub(super) mod lease;
 pub(super) mod single_flight;
 mod write;
@@ -26,9 +27,8 @@ use tokio::time::{Instant, sleep, timeout};
 use self::lease::{Lease, lease_key};
 use self::single_flight::{Join, RenewalGuard, ResultSender};
 use super::cookie::SessionId;
-use super::operations::StoredSession;
 use super::record::{Session, SessionData};
-use super::seal::OpenedSession;
+use super::seal::{OpenedSession, StoredSession};
 use super::store_outcome::Swap;
 use super::{RefreshError, SessionError, Sessions, millis};
 use crate::base::clock::unix_millis;

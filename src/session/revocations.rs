@@ -14,8 +14,7 @@ use cedargate_policy::types::Identity;
 use tokio::sync::watch;
 
 use self::log::RevocationEntry;
-use super::operations::session_key;
-use super::record::{Handle, Revocation, RevocationKey, Session};
+use super::record::{Handle, Revocation, RevocationKey, Session, session_key};
 use super::store_outcome::Replicated;
 use super::{SessionError, Sessions, StoreError};
 use crate::base::clock::unix_millis;
@@ -135,7 +134,7 @@ impl Sessions {
     /// Refuses a caller that was revoked since its credential was checked, or its session found. Never waits.
     pub fn check_caller(&self, caller: Revocable<'_>, portal: &str) -> Result<(), Denial> {
         match caller {
-            Revocable::Session(session) if self.is_revoked(session, portal) => Err(Denial::SessionRevoked),
+            Revocable::Session(session) if self.revocation_log.revokes_at(session, portal) => Err(Denial::SessionRevoked),
             Revocable::Session(_) => Ok(()),
             Revocable::Identity(identity) => self.check_identity(identity, portal),
         }
@@ -164,15 +163,6 @@ impl Sessions {
         if let Some(at) = issued_at(identity) {
             self.issuer_clocks.note(&identity.issuer, at, unix_millis());
         }
-    }
-
-    /// True if a session found earlier was revoked since then, or the portal was. Long-lived connections use it. Never waits.
-    pub(super) fn is_revoked(&self, session: &Session, portal: &str) -> bool {
-        let log = &self.revocation_log;
-        let began = session.data.created_at;
-        let is_other_portal = portal != session.data.portal && !log.ends_no_tokens();
-        log.revokes(session.handle, &session.revocation_keys, began)
-            || (is_other_portal && log.revokes_since(&RevocationKey::portal(portal), began))
     }
 
     /// Changes with every new revocation.

@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep};
 
 use super::cache::CachedSession;
 use super::cookie::SessionId;
-use super::operations::{Predecessor, StoredSession, random_id, session_key};
-use super::record::{Handle, Session};
-use super::seal::Seal;
+use super::operations::{Predecessor, random_id};
+use super::record::{Handle, Session, session_key};
+use super::seal::{Seal, StoredSession};
 use super::store_outcome::Swap;
 use super::{IdentifiedSession, SessionError, Sessions, StoreError, millis};
 use crate::base::clock::unix_millis;

@@ -5,22 +5,28 @@
 //! server's keys *and* the cookie's id, so neither a dump of the store nor the keys alone open it. Both are bound to deployment
 //! and handle, and the body to exactly the header of the same value: a value that was moved, mixed or changed does not open.
 //!
+//! The first key of the ring seals, every key of the ring opens. Every use derives a key of its own by HKDF, so a value sealed for
+//! one purpose opens for no other.
+//!
 //! The labels and the layout are the stored format of running deployments and never change.
 
 pub mod keys;
 
-use aws_lc_rs::aead::{Aad, Nonce, RandomizedNonceKey};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cedargate_policy::types::Redacted;
 use serde::{Deserialize, Serialize};
 
-use self::keys::{ActiveKeyRing, KEY_ID_BYTES, RingKey};
+use self::keys::ActiveKeyRing;
 use super::StoreError;
 use super::cookie::SessionId;
 use super::record::{Handle, SessionData, SessionSummary};
 use crate::base::digest::sha256_of;
 
 const VERSION: u8 = 1;
+const KEY_ID_BYTES: usize = 8;
 const NONCE_BYTES: usize = 12;
 /// Version and key id.
 const HEAD_BYTES: usize = 1 + KEY_ID_BYTES;
@@ -108,6 +114,76 @@ pub struct OpenedSession {
     pub version: [u8; 32],
 }
 
+/// A value as it was read from the store, and opened.
+pub struct StoredSession {
+    /// The sealed bytes, for a compare-and-set.
+    pub raw: Vec<u8>,
+    pub opened: OpenedSession,
+}
+
+/// One server key.
+pub struct RingKey {
+    /// Names the key in sealed values. A hash, which does not reveal the key.
+    pub id: [u8; KEY_ID_BYTES],
+    secret: Redacted<[u8; 32]>,
+}
+
+/// The server's keys. Never empty, because the first key is a field of its own.
+pub struct KeyRing {
+    first: RingKey,
+    others: Vec<RingKey>,
+}
+
+/// The output length of HKDF: 32 bytes.
+struct KeyBytes;
+
+impl KeyType for KeyBytes {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+impl RingKey {
+    fn new(secret: [u8; 32]) -> Self {
+        let hash = sha256_of(&[b"cedargate key id v1", &secret]);
+        let mut id = [0; KEY_ID_BYTES];
+        for (to, from) in id.iter_mut().zip(hash) {
+            *to = from;
+        }
+        Self {
+            id,
+            secret: Redacted::new(secret),
+        }
+    }
+
+    /// Derives the key of one purpose; `None` if the cryptographic library fails.
+    pub fn derive(&self, salt: &[u8], info: &[&[u8]]) -> Option<RandomizedNonceKey> {
+        let mut info_bytes = Vec::new();
+        for part in info {
+            info_bytes.extend_from_slice(&u32::try_from(part.len()).ok()?.to_be_bytes());
+            info_bytes.extend_from_slice(part);
+        }
+        let mut key = [0; 32];
+        let extracted = Salt::new(HKDF_SHA256, salt).extract(self.secret.expose());
+        extracted.expand(&[&info_bytes], KeyBytes).ok()?.fill(&mut key).ok()?;
+        RandomizedNonceKey::new(&AES_256_GCM, &key).ok()
+    }
+}
+
+impl KeyRing {
+    pub fn sealing(&self) -> &RingKey {
+        &self.first
+    }
+
+    pub fn find(&self, id: &[u8]) -> Option<&RingKey> {
+        self.keys().find(|key| key.id == id)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &RingKey> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
 /// Seals and opens for one deployment.
 pub struct Seal {
     pub keys: ActiveKeyRing,
@@ -128,7 +204,7 @@ impl Seal {
         links: &RotationLinks,
     ) -> Result<Vec<u8>, SealError> {
         let handle = Self::handle(id);
-        let ring = self.keys.ring();
+        let ring = self.keys.ring.load();
         let key = ring.sealing();
         let header = serde_json::to_vec(header).map_err(|_unlikely| SealError)?;
         let mut data = serde_json::to_vec(data).map_err(|_unlikely| SealError)?;
@@ -143,7 +219,7 @@ impl Seal {
 
     pub fn open_session(&self, id: &SessionId, value: &[u8]) -> Result<OpenedSession, OpenError> {
         let handle = Self::handle(id);
-        let ring = self.keys.ring();
+        let ring = self.keys.ring.load();
         let parts = SealedParts::read(value)?;
         let key = ring.find(parts.key_id).ok_or(OpenError::UnknownKey)?;
         let header = self.open_header_part(&parts, key, handle)?;
@@ -164,7 +240,7 @@ impl Seal {
 
     /// Opens the header, for which no cookie is needed.
     pub fn open_header(&self, handle: Handle, value: &[u8]) -> Result<SealedHeader, OpenError> {
-        let ring = self.keys.ring();
+        let ring = self.keys.ring.load();
         let parts = SealedParts::read(value)?;
         let key = ring.find(parts.key_id).ok_or(OpenError::UnknownKey)?;
         self.open_header_part(&parts, key, handle)
@@ -191,7 +267,7 @@ impl Seal {
     }
 
     fn seal_with(&self, label: &[u8], salt: &[u8], context: &[u8], value: &[u8]) -> Result<Vec<u8>, SealError> {
-        let ring = self.keys.ring();
+        let ring = self.keys.ring.load();
         let key = ring.sealing();
         let own = key.derive(salt, &[label, self.prefix.as_bytes(), context]).ok_or(SealError)?;
         let sealed = seal(&own, &self.bound_to(label, context, key), value.to_vec())?;
@@ -199,7 +275,7 @@ impl Seal {
     }
 
     fn open_with(&self, label: &[u8], salt: &[u8], context: &[u8], value: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let ring = self.keys.ring();
+        let ring = self.keys.ring.load();
         let (key_id, sealed) = split_key_id(value)?;
         let key = ring.find(key_id).ok_or(OpenError::UnknownKey)?;
         let own = key.derive(salt, &[label, self.prefix.as_bytes(), context]);

@@ -89,7 +89,7 @@ async fn session_is_found_from_its_creation_until_its_end() {
     assert_eq!(sessions.end(&session).await.unwrap().replicated, None);
     assert!(*revocations.borrow() > before);
     assert!(matches!(sessions.find(&id).await, Err(SessionError::Revoked)));
-    assert!(sessions.is_revoked(&session, "shop"));
+    assert!(sessions.revocation_log.revokes_at(&session, "shop"));
     assert!(sessions.list(10).await.unwrap().summaries.is_empty());
     assert!(matches!(
         sessions.find(&operations::random_id().unwrap()).await,
@@ -119,7 +119,7 @@ async fn session_past_its_timeouts_is_expired_even_if_the_store_still_has_it() {
         .unwrap();
     sessions
         .store
-        .write(&operations::session_key(session.handle), stale, Duration::from_secs(60))
+        .write(&record::session_key(session.handle), stale, Duration::from_secs(60))
         .await
         .unwrap();
     sessions.cache.flush();
@@ -130,7 +130,7 @@ async fn session_past_its_timeouts_is_expired_even_if_the_store_still_has_it() {
 async fn use_of_a_session_is_written_to_the_store_at_intervals() {
     let sessions = memory();
     let (id, session) = sessions.create(data("ann")).await.unwrap().into_parts();
-    let used_at = |read: operations::StoredSession| read.opened.header.summary.used_at;
+    let used_at = |read: seal::StoredSession| read.opened.header.summary.used_at;
     let before = used_at(sessions.read(&id).await.unwrap().unwrap());
     sessions.try_find(&id).unwrap().unwrap();
     assert_eq!(used_at(sessions.read(&id).await.unwrap().unwrap()), before);
@@ -153,7 +153,7 @@ async fn corrupt_and_moved_values_count_as_missing_and_are_not_deleted() {
     let sessions = memory();
     let (ann, ann_session) = sessions.create(data("ann")).await.unwrap().into_parts();
     let (bob, bob_session) = sessions.create(data("bob")).await.unwrap().into_parts();
-    let key_of = |session: &Session| operations::session_key(session.handle);
+    let key_of = |session: &Session| record::session_key(session.handle);
     let value = sessions.store.read(&key_of(&ann_session)).await.unwrap().unwrap();
     for bad in [value.clone(), b"junk".to_vec(), Vec::new()] {
         sessions
@@ -175,7 +175,7 @@ async fn session_sealed_with_another_replicas_key_counts_as_missing_here_only() 
     let other = memory();
     let (id, session) = sessions.create(data("ann")).await.unwrap().into_parts();
     let OpenedSession { header, data, links, .. } = sessions.read(&id).await.unwrap().unwrap().opened;
-    let store_key = operations::session_key(session.handle);
+    let store_key = record::session_key(session.handle);
     let minute = Duration::from_secs(60);
     let theirs = other.seal.session(&id, &header, &data, &links).unwrap();
     sessions.store.write(&store_key, theirs.clone(), minute).await.unwrap();
@@ -235,7 +235,7 @@ async fn rotated_session_keeps_its_old_id_and_a_logout_ends_both_ids() {
     let (old, first) = sessions.create(data("bob")).await.unwrap().into_parts();
     let (_, second) = sessions.rotate(&old, &first).await.unwrap().into_parts();
     sessions.end(&second).await.unwrap();
-    assert!(sessions.is_revoked(&first, "shop"));
+    assert!(sessions.revocation_log.revokes_at(&first, "shop"));
     assert!(matches!(sessions.find(&old).await, Err(SessionError::Revoked)));
 }
 
@@ -309,7 +309,7 @@ async fn revocation_ends_sessions_and_tokens_that_began_before_it() {
     let portal = Revocation::Portal(PortalSlug::parse("admin").unwrap());
     sessions.revoke(portal).await.unwrap();
     assert!(sessions.find(&id).await.is_ok());
-    assert!(sessions.is_revoked(&session, "admin") && !sessions.is_revoked(&session, "shop"));
+    assert!(sessions.revocation_log.revokes_at(&session, "admin") && !sessions.revocation_log.revokes_at(&session, "shop"));
     assert!(sessions.check_identity(&identity("ann", Some(now - 1)), "admin").is_err());
     assert!(sessions.check_identity(&identity("ann", Some(now + 2)), "admin").is_ok());
     assert!(sessions.check_identity(&identity("ann", None), "shop").is_ok());

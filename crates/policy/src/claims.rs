@@ -22,7 +22,7 @@ use self::lookup::{forget_elsewhere, of_issuer};
 pub use self::roles::roles;
 use crate::denial::{Denial, Refusal};
 use crate::digest::short_hash;
-use crate::scope::IssuerScope;
+use crate::scope::{IssuerScope, PortalScope};
 use crate::types::{Identity, TokenFacts};
 
 /// Bytes of a subject.
@@ -125,6 +125,10 @@ pub struct TokenHeader {
 pub struct LoginClaims<'a> {
     /// All claims of the login.
     pub claims: &'a Arc<Map<String, Value>>,
+    /// Name of the issuer of the login.
+    pub issuer: &'a str,
+    /// The portals that the account may use; `None`: every one.
+    pub portals: Option<&'a [String]>,
     /// The subject that the session is for.
     pub subject: &'a str,
     /// Unix seconds.
@@ -259,7 +263,24 @@ pub fn unsigned_identity(issuer: &IssuerScope, mut claims: Map<String, Value>) -
 ///
 /// The claims were checked when the session began. They are checked again, because a session may be older than the configuration:
 /// the claims must still name the session's subject, and only a tenant and roles that the issuer may assert.
-pub fn login_identity(issuer: &IssuerScope, login: &LoginClaims<'_>) -> Result<Identity, ClaimError> {
+///
+/// # Errors
+/// The account may not use the portal, the portal does not trust the issuer of the login, or the claims of the login do not fit
+/// the issuer's mapping any more.
+pub fn login_identity(portal: &PortalScope, login: &LoginClaims<'_>) -> Result<Identity, Refusal> {
+    let is_this = |allowed: &String| *allowed == *portal.slug.as_str();
+    if login.portals.is_some_and(|allowed| !allowed.iter().any(is_this)) {
+        let detail = "the account may not use this portal (`portals` in the users file)";
+        return Err(Refusal::new(Denial::NotPermitted, detail));
+    }
+    let issuer = portal.issuer(login.issuer).ok_or_else(|| {
+        let detail = "the portal does not trust the issuer of the login (portals.<slug>.issuers)";
+        Refusal::new(Denial::IssuerUnknown, detail)
+    })?;
+    Ok(identity_of_login(issuer, login)?)
+}
+
+fn identity_of_login(issuer: &IssuerScope, login: &LoginClaims<'_>) -> Result<Identity, ClaimError> {
     let mut claims = Arc::clone(login.claims);
     forget_elsewhere(issuer, &mut claims);
     if subject(issuer, &claims)? != login.subject {

@@ -14,9 +14,10 @@ use crate::engine::Ancestors;
 use crate::engine::QueryEntity;
 use crate::engine::entities::{ResolvedEntity, StoredEntity};
 use crate::flags::{ExplainedFlag, FlagCaller};
+use crate::revision::Revision;
 use crate::rules::Rules;
 use crate::schema::EntityModel;
-use crate::scope::ForeignSubject;
+use crate::scope::{ForeignSubject, PortalScope};
 use crate::types::Identity;
 use crate::value::{Value, value};
 
@@ -26,6 +27,13 @@ pub struct Principal {
     pub entity: QueryEntity,
     /// The portal's flags for this caller, as the context record.
     pub flags: Arc<Map<String, Json>>,
+}
+
+impl Revision {
+    /// The Cedar principal that this revision makes of a portal's caller.
+    pub fn principal(&self, portal: &PortalScope, identity: &Identity) -> Result<Principal, Refusal> {
+        self.rules.principal(identity, &portal.subject(identity)?)
+    }
 }
 
 impl Rules {

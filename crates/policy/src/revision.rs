@@ -19,17 +19,13 @@ use self::emergency::EmergencyForbids;
 use self::problem::Problem;
 use self::source::Files;
 use crate::context::ContextPlans;
-use crate::denial::Refusal;
 use crate::engine::PolicyEntry;
 use crate::engine::entities::EntityStore;
 use crate::engine::index::PolicyIndex;
 use crate::portal::file::PortalFile;
-use crate::principal::Principal;
 use crate::rules::Rules;
 use crate::schema::SchemaModel;
 use crate::schema::TypeNames;
-use crate::scope::PortalScope;
-use crate::types::Identity;
 
 /// Everything of a portal that is hot-reloaded, as one value.
 pub struct Revision {
@@ -72,11 +68,6 @@ pub(crate) struct PortalSchema {
 }
 
 impl Revision {
-    /// The Cedar principal that this revision makes of a portal's caller.
-    pub fn principal(&self, portal: &PortalScope, identity: &Identity) -> Result<Principal, Refusal> {
-        self.rules.principal(identity, &portal.subject(identity)?)
-    }
-
     /// Every file that the revision is made of; the gate saves them for a restart.
     pub fn files(&self) -> Files {
         let mut all = self.candidate.files.clone();

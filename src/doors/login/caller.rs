@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::claims::login_identity;
 use cedargate_policy::decision::check_tenant;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::{Identity, Redacted};
@@ -66,7 +67,7 @@ impl<'a> CallerCredential<'a> {
                     .await?;
                 verified.identity
             }
-            Self::Session(session) => portal.session_identity(session)?,
+            Self::Session(session) => login_identity(&portal.scope, &session.login_claims())?,
         };
         door.sessions.check_caller(self.revocable(&identity), &portal.name)?;
         // a host of the portal names the tenant, as for the requests that the portal decides; another host names none

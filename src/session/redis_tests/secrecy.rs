@@ -58,7 +58,7 @@ async fn dump_of_redis_reveals_nothing_and_a_writer_gains_no_session() {
     }
     // a writer puts another user's value under an id of its own
     let own = operations::random_id().unwrap();
-    let key = format!("cedargate:test:{}", operations::session_key(Seal::handle(&own)));
+    let key = format!("cedargate:test:{}", record::session_key(Seal::handle(&own)));
     server.query::<()>(&[b"SET", key.as_bytes(), &ann_value]);
     assert!(matches!(other.find(&own).await, Err(SessionError::Missing)));
     server.query::<()>(&[b"SET", ann_key.as_bytes(), &ann_value]);
@@ -73,9 +73,12 @@ async fn removed_key_drops_its_sessions_from_memory_and_a_new_first_key_does_not
     let keys = server.folder.path().join("keys");
     let [old, new] = [[7; 32], [8; 32]].map(|key| STANDARD.encode(key));
     let first = async |text: &str| {
-        let before = gate.seal.keys.ring().sealing().id;
+        let before = gate.seal.keys.ring.load().sealing().id;
         std::fs::write(&keys, text).unwrap();
-        eventually("another key seals", || async { gate.seal.keys.ring().sealing().id != before }).await;
+        eventually("another key seals", || async {
+            gate.seal.keys.ring.load().sealing().id != before
+        })
+        .await;
     };
     first(&format!("{new}\n{old}\n")).await;
     assert!(matches!(gate.try_find(&id), Some(Ok(_))), "the old key still opens");

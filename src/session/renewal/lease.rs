@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep};
 use super::SWAPS_MAX;
 use crate::base::clock::unix_millis;
 use crate::session::cookie::SessionId;
-use crate::session::operations::{StoredSession, random_id};
+use crate::session::operations::random_id;
 use crate::session::record::Handle;
-use crate::session::seal::{RenewalClaim, SealedHeader};
+use crate::session::seal::{RenewalClaim, SealedHeader, StoredSession};
 use crate::session::store_outcome::Swap;
 use crate::session::{Sessions, StoreError, millis};
 

@@ -15,10 +15,9 @@ use super::lease::{LEASE, Lease};
 use super::single_flight::ResultSender;
 use crate::base::clock::unix_millis;
 use crate::session::cookie::SessionId;
-use crate::session::operations::{StoredSession, session_key};
-use crate::session::record::{RevocationKey, Session, SessionData};
+use crate::session::record::{RevocationKey, Session, SessionData, session_key};
 use crate::session::revocations::log::RevocationEntry;
-use crate::session::seal::Seal;
+use crate::session::seal::{Seal, StoredSession};
 use crate::session::store_outcome::Swap;
 use crate::session::{SessionError, Sessions, StoreError};
 

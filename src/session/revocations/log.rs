@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::session::millis;
-use crate::session::record::{Handle, RevocationKey, RevocationKeys, RevocationKind};
+use crate::session::record::{Handle, RevocationKey, RevocationKeys, RevocationKind, Session};
 
 /// Maximum number of entries. Beyond it the oldest entries of single sessions are dropped first.
 pub const ENTRIES_MAX: usize = 1_000_000;
@@ -160,6 +160,14 @@ impl RevocationLog {
         known.at.contains_key(&RevocationKey::session(handle))
             || keys.untimed().any(|key| known.at.contains_key(&key))
             || keys.time_bound().any(|key| known.revokes_since(key, created_at))
+    }
+
+    /// True if a session found earlier was revoked since then, or the portal was. Never waits.
+    pub fn revokes_at(&self, session: &Session, portal: &str) -> bool {
+        let began = session.data.created_at;
+        let is_other_portal = portal != session.data.portal && !self.ends_no_tokens();
+        self.revokes(session.handle, &session.revocation_keys, began)
+            || (is_other_portal && self.revokes_since(&RevocationKey::portal(portal), began))
     }
 
     /// True if the log holds no entry that may end a bearer token. Then callers need not compute keys.

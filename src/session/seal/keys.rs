@@ -1,20 +1,17 @@
-//! The server's keys: the first key of the ring seals, every key of the ring opens; the ring is read again when its file changes.
+//! The file of the server's keys: read at the start and again when it changes.
 //!
-//! Every use derives a key of its own by HKDF, so a value sealed for one purpose opens for no other. If the changed file cannot
-//! be used, the old ring stays in force and the error is reported once.
+//! If the changed file cannot be used, the old ring stays in force and the error is reported once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::aead::{AES_256_GCM, RandomizedNonceKey};
-use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cedargate_policy::types::Redacted;
 use parking_lot::Mutex;
 
-use crate::base::digest::{sha256, sha256_of};
+use super::{KeyRing, RingKey};
+use crate::base::digest::sha256;
 use crate::base::files::read_small_text;
 use crate::session::SessionsError;
 
@@ -22,24 +19,11 @@ use crate::session::SessionsError;
 const KEYS_MAX: usize = 32;
 /// Maximum size of the key file in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-pub const KEY_ID_BYTES: usize = 8;
-
-/// One server key.
-pub struct RingKey {
-    /// Names the key in sealed values. A hash, which does not reveal the key.
-    pub id: [u8; KEY_ID_BYTES],
-    secret: Redacted<[u8; 32]>,
-}
-
-/// The server's keys. Never empty, because the first key is a field of its own.
-pub struct KeyRing {
-    first: RingKey,
-    others: Vec<RingKey>,
-}
 
 /// The key ring in force, and the file that it came from.
 pub struct ActiveKeyRing {
-    ring: ArcSwap<KeyRing>,
+    /// Read by every sealing and opening; replaced by `reload_if_changed`.
+    pub ring: ArcSwap<KeyRing>,
     file: Option<PathBuf>,
     /// Hash of the file's content at the last check, or the error of reading it.
     last_check: Mutex<Result<[u8; 32], String>>,
@@ -51,42 +35,6 @@ pub enum RingChange {
     /// Every old key is in the new ring.
     KeysKept,
     KeysRemoved,
-}
-
-/// The output length of HKDF: 32 bytes.
-struct KeyBytes;
-
-impl KeyType for KeyBytes {
-    fn len(&self) -> usize {
-        32
-    }
-}
-
-impl RingKey {
-    fn new(secret: [u8; 32]) -> Self {
-        let hash = sha256_of(&[b"cedargate key id v1", &secret]);
-        let mut id = [0; KEY_ID_BYTES];
-        for (to, from) in id.iter_mut().zip(hash) {
-            *to = from;
-        }
-        Self {
-            id,
-            secret: Redacted::new(secret),
-        }
-    }
-
-    /// Derives the key of one purpose; `None` if the cryptographic library fails.
-    pub fn derive(&self, salt: &[u8], info: &[&[u8]]) -> Option<RandomizedNonceKey> {
-        let mut info_bytes = Vec::new();
-        for part in info {
-            info_bytes.extend_from_slice(&u32::try_from(part.len()).ok()?.to_be_bytes());
-            info_bytes.extend_from_slice(part);
-        }
-        let mut key = [0; 32];
-        let extracted = Salt::new(HKDF_SHA256, salt).extract(self.secret.expose());
-        extracted.expand(&[&info_bytes], KeyBytes).ok()?.fill(&mut key).ok()?;
-        RandomizedNonceKey::new(&AES_256_GCM, &key).ok()
-    }
 }
 
 impl KeyRing {
@@ -126,18 +74,6 @@ impl KeyRing {
             others: keys.collect(),
         })
     }
-
-    pub fn sealing(&self) -> &RingKey {
-        &self.first
-    }
-
-    pub fn find(&self, id: &[u8]) -> Option<&RingKey> {
-        self.keys().find(|key| key.id == id)
-    }
-
-    fn keys(&self) -> impl Iterator<Item = &RingKey> {
-        std::iter::once(&self.first).chain(&self.others)
-    }
 }
 
 impl ActiveKeyRing {
@@ -172,10 +108,6 @@ impl ActiveKeyRing {
             file,
             last_check: Mutex::new(Ok(hash)),
         })
-    }
-
-    pub fn ring(&self) -> Arc<KeyRing> {
-        self.ring.load_full()
     }
 
     /// Puts the file's ring in force if the file changed. `None` if it did not. Blocks on the file system.
@@ -250,17 +182,17 @@ mod tests {
         assert!(keys.reload_if_changed().is_none());
         std::fs::write(&file, format!("{}\n{}", line(2), line(1))).unwrap();
         assert_eq!(keys.reload_if_changed(), Some(Ok(RingChange::KeysKept)));
-        assert_eq!(keys.ring().sealing().id, RingKey::new([2; 32]).id);
+        assert_eq!(keys.ring.load().sealing().id, RingKey::new([2; 32]).id);
         for bad in ["", "junk"] {
             std::fs::write(&file, bad).unwrap();
             assert!(keys.reload_if_changed().unwrap().is_err());
             assert!(keys.reload_if_changed().is_none());
-            assert_eq!(keys.ring().sealing().id, RingKey::new([2; 32]).id);
+            assert_eq!(keys.ring.load().sealing().id, RingKey::new([2; 32]).id);
         }
         std::fs::remove_file(&file).unwrap();
         assert!(keys.reload_if_changed().unwrap().is_err());
         std::fs::write(&file, line(3)).unwrap();
         assert_eq!(keys.reload_if_changed(), Some(Ok(RingChange::KeysRemoved)));
-        assert_eq!(keys.ring().sealing().id, RingKey::new([3; 32]).id);
+        assert_eq!(keys.ring.load().sealing().id, RingKey::new([3; 32]).id);
     }
 }

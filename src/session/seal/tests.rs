@@ -125,7 +125,7 @@ fn value_opens_only_under_its_handle_its_deployment_and_its_keys() {
     assert_eq!(stranger.open_session(&id(1), &value).unwrap_err(), OpenError::UnknownKey);
     // a known key id alone does not open the value
     let mut lying = value.clone();
-    lying[1..HEAD_BYTES].copy_from_slice(&stranger.keys.ring().sealing().id);
+    lying[1..HEAD_BYTES].copy_from_slice(&stranger.keys.ring.load().sealing().id);
     assert_eq!(stranger.open_session(&id(1), &lying).unwrap_err(), OpenError::Broken);
 }
 
@@ -197,7 +197,10 @@ fn stored_names_and_hashes_stay_those_of_running_deployments() {
     assert_eq!(serde_json::to_value(&header).unwrap(), stored);
     let opened: SealedHeader = serde_json::from_value(stored).unwrap();
     assert_eq!(opened.renewal_claims[0].by, "a process");
-    assert_eq!(hex::encode(seal_of(&[1], "p:").keys.ring().sealing().id), "0516f444fbbe8752");
+    assert_eq!(
+        hex::encode(seal_of(&[1], "p:").keys.ring.load().sealing().id),
+        "0516f444fbbe8752"
+    );
     let subject = RevocationKey::subject("corp", "ann");
     assert_eq!(
         hex::encode(subject.hash),

@@ -18,14 +18,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ::redis::{Cmd, Pipeline, Value, cmd, pipe};
+use ::redis::aio::MultiplexedConnection;
+use ::redis::cluster_async::ClusterConnection;
+use ::redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value, cmd, pipe};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 pub use self::files::check_files as check_redis_files;
-use self::link::{Address, Link};
+use self::link::Address;
 use self::log_throttle::LogThrottle;
 use self::sentinels::Sentinels;
 use crate::base::clock::unix_millis;
@@ -88,6 +90,14 @@ pub(super) struct Connected {
     skew: Option<i64>,
     /// True if the master had replicas at the last check.
     replicas: AtomicBool,
+}
+
+/// A connection.
+#[derive(Clone)]
+pub(super) enum Link {
+    /// One server, or the master that Sentinels name.
+    Node(MultiplexedConnection),
+    Cluster(ClusterConnection),
 }
 
 impl RedisStore {
@@ -367,4 +377,34 @@ impl RedisStore {
 /// A time to live for `PX`: whole milliseconds, at least one.
 fn px(ttl: Duration) -> i64 {
     millis(ttl).max(1)
+}
+
+impl Link {
+    async fn run<T: FromRedisValue>(&self, command: &Cmd, deadline: Duration) -> Result<T, StoreError> {
+        let answer = async {
+            match self.clone() {
+                Self::Node(mut node) => command.query_async(&mut node).await,
+                Self::Cluster(mut cluster) => command.query_async(&mut cluster).await,
+            }
+        };
+        with_deadline(deadline, answer).await
+    }
+}
+
+async fn with_deadline<T>(deadline: Duration, answer: impl Future<Output = Result<T, RedisError>>) -> Result<T, StoreError> {
+    match timeout(deadline, answer).await {
+        Ok(answer) => answer.map_err(|error| store_error(&error)),
+        Err(_late) => Err(StoreError::Timeout),
+    }
+}
+
+/// Keeps the text of the server or the network; neither quotes keys, values or passwords.
+fn store_error(error: &RedisError) -> StoreError {
+    if error.is_timeout() {
+        StoreError::Timeout
+    } else if error.is_io_error() || error.is_connection_dropped() || error.is_connection_refusal() {
+        StoreError::Unreachable(error.to_string())
+    } else {
+        StoreError::Refused(error.to_string())
+    }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::cluster::ClusterClientBuilder;
-use ::redis::cluster_async::ClusterConnection;
 use ::redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use ::redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
@@ -15,9 +14,9 @@ use ::redis::{
     from_redis_value,
 };
 use cedargate_policy::types::Redacted;
-use tokio::time::timeout;
 
 use super::files::{read, read_password};
+use super::{Link, with_deadline};
 use crate::config::{self, Secret, Topology};
 use crate::session::StoreError;
 
@@ -40,24 +39,7 @@ pub struct Links {
     pub durable: Link,
 }
 
-#[derive(Clone)]
-pub enum Link {
-    /// One server, or the master that Sentinels name.
-    Node(MultiplexedConnection),
-    Cluster(ClusterConnection),
-}
-
 impl Link {
-    pub async fn run<T: FromRedisValue>(&self, command: &Cmd, deadline: Duration) -> Result<T, StoreError> {
-        let answer = async {
-            match self.clone() {
-                Self::Node(mut node) => command.query_async(&mut node).await,
-                Self::Cluster(mut cluster) => command.query_async(&mut cluster).await,
-            }
-        };
-        with_deadline(deadline, answer).await
-    }
-
     /// Runs a command that names no key, on the node that has `key`.
     pub async fn run_at<T: FromRedisValue>(&self, key: &str, command: &Cmd, deadline: Duration) -> Result<T, StoreError> {
         let Self::Cluster(mut cluster) = self.clone() else {
@@ -156,26 +138,8 @@ impl Role {
     }
 }
 
-pub async fn with_deadline<T>(deadline: Duration, answer: impl Future<Output = Result<T, RedisError>>) -> Result<T, StoreError> {
-    match timeout(deadline, answer).await {
-        Ok(answer) => answer.map_err(|error| store_error(&error)),
-        Err(_late) => Err(StoreError::Timeout),
-    }
-}
-
 fn read_value<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {
     from_redis_value(value).map_err(|error| StoreError::Refused(error.to_string()))
-}
-
-/// Keeps the text of the server or the network; neither quotes keys, values or passwords.
-fn store_error(error: &RedisError) -> StoreError {
-    if error.is_timeout() {
-        StoreError::Timeout
-    } else if error.is_io_error() || error.is_connection_dropped() || error.is_connection_refusal() {
-        StoreError::Unreachable(error.to_string())
-    } else {
-        StoreError::Refused(error.to_string())
-    }
 }
 
 /// The configured address of the store, for the log. Without passwords.

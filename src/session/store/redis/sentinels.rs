@@ -19,7 +19,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::link::{Address, CONNECT_DEADLINE, connect_to_sentinel, with_deadline};
+use super::link::{Address, CONNECT_DEADLINE, connect_to_sentinel};
+use super::with_deadline;
 use crate::config::{self, Topology};
 use crate::session::StoreError;
 

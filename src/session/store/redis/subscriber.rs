@@ -26,7 +26,8 @@ use ::redis::streams::{StreamRangeReply, StreamReadReply};
 use ::redis::{Pipeline, Value, cmd, from_redis_value, pipe};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::link::{Link, Links, Role, configured_address, connect};
+use super::Link;
+use super::link::{Links, Role, configured_address, connect};
 use super::log_throttle::LogThrottle;
 use super::stream::{LAST_ID, StreamPosition, StreamPositions, read_entries, read_handle};
 use super::{Connected, RedisStore};
