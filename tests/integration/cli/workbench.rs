@@ -120,7 +120,13 @@ pub fn holds(browser: &mut Chromium, expression: &str) {
 
 /// Goes to a page of the workbench that is open, and waits until nothing is computed any more.
 pub fn page(browser: &mut Chromium, hash: &str, heading: &str) {
-    browser.eval(&format!("location.hash = {}", Value::from(hash)));
+    // what the old page shows does not count: the next one replaces its element
+    browser.eval(&format!(
+        "(() => {{ const [view, old] = [document.querySelector('main .page'), location.hash]; location.hash = {}; \
+         if (location.hash !== old) view?.setAttribute('data-left', ''); }})()",
+        Value::from(hash)
+    ));
+    holds(browser, "document.querySelector('main [data-left]') === null");
     holds(
         browser,
         &format!("document.querySelector('main h1')?.textContent === {}", Value::from(heading)),

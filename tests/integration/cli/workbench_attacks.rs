@@ -174,7 +174,7 @@ fn a_tree_of_10000_policies_is_usable() {
         println!("{heading}: {:?}", started.elapsed());
     }
     page(&mut browser, "#/matrix?portal=customer&find=viewOrder", "Matrix");
-    browser.eval("document.querySelector('[role=gridcell].conditional:last-child, [role=gridcell].conditional').click()");
+    browser.click("document.querySelector('[role=gridcell].conditional:last-child, [role=gridcell].conditional')");
     holds(&mut browser, "document.querySelector('.detail .conditions') !== null");
     assert_eq!(browser.complaints, Vec::<String>::new());
 }

@@ -9,16 +9,16 @@ use crate::support::{eventually, put};
 const FILE: &str = "policies/customer/orders.cedar";
 
 fn edit(browser: &mut Chromium, from: &str, to: &str) {
-    browser.eval(&format!(
-        "{{ const area = document.querySelector('textarea.source'); area.value = area.value.replace({}, {}); area.dispatchEvent(new Event('input')); }}",
-        Value::from(from),
-        Value::from(to)
-    ));
+    let (from, to) = (Value::from(from), Value::from(to));
+    browser.act(
+        &format!("[...document.querySelectorAll('textarea.source')].find((one) => one.value.includes({from}))"),
+        &format!("found.value = found.value.replace({from}, {to}); found.dispatchEvent(new Event('input'))"),
+    );
 }
 
 fn click(browser: &mut Chromium, label: &str) {
-    browser.eval(&format!(
-        "[...document.querySelectorAll('main button')].find((one) => one.innerText.trim() === {}).click()",
+    browser.click(&format!(
+        "[...document.querySelectorAll('main button')].find((one) => one.innerText.trim() === {})",
         Value::from(label)
     ));
 }

@@ -60,14 +60,16 @@ fn decisions_of_a_gate_are_counted_filtered_and_explained() {
     page(&mut browser, "#/log?role=stranger", "Log");
     holds(&mut browser, &says("No decision fits the filters."));
     page(&mut browser, "#/log?find=viewer&decision=deny", "Log");
-    browser.eval("document.querySelector('[aria-label=\"Records\"] tbody a').click()");
+    browser.click("document.querySelector('[aria-label=\"Records\"] tbody a')");
     browser.shows("Explain");
     holds(&mut browser, &says("No permit applies. The nearest is editors-write"));
     // a log that goes on is read again when the user says so
     assert_eq!(ask("viewer", "POST"), 403);
     page(&mut browser, "#/log", "Log");
+    let mut by = "portal";
     eventually("the page says that the log has grown", || {
-        browser.eval("location.hash = '#/log?by=' + (location.hash.endsWith('reason') ? 'portal' : 'reason')");
+        by = if by == "reason" { "portal" } else { "reason" };
+        page(&mut browser, &format!("#/log?by={by}"), "Log");
         let text = browser.eval("document.querySelector('main').innerText");
         let text = text.as_str().unwrap_or_default().to_owned();
         if text.contains("the log has grown") {
@@ -76,7 +78,7 @@ fn decisions_of_a_gate_are_counted_filtered_and_explained() {
             Err(text)
         }
     });
-    browser.eval("[...document.querySelectorAll('button')].find((one) => one.innerText.startsWith('Read again')).click()");
+    browser.click("[...document.querySelectorAll('button')].find((one) => one.innerText.startsWith('Read again'))");
     holds(&mut browser, &says("4 denied"));
     assert_eq!(browser.complaints, Vec::<String>::new());
 }

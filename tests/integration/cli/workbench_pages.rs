@@ -61,9 +61,9 @@ fn every_page_is_accessible_in_both_schemes() {
         }
     }
     page(&mut browser, "#/matrix?portal=customer", "Matrix");
-    browser.eval("document.querySelector('td.conditional').click(); null");
+    browser.click("document.querySelector('td.conditional')");
     holds(&mut browser, "document.querySelector('.detail button.policy') !== null");
-    browser.eval("document.querySelector('.detail button.policy').click(); null");
+    browser.click("document.querySelector('.detail button.policy')");
     holds(&mut browser, "document.querySelector('dialog pre') !== null");
     assert_eq!(violations(&mut browser), json!([]), "a policy's dialog");
 }
@@ -163,17 +163,17 @@ fn a_changed_fact_changes_the_decision_and_a_question_becomes_a_test_once_confir
         reasons.contains("What would have to differ") && reasons.contains("viewers-read"),
         "{reasons}"
     );
-    browser.eval("[...document.querySelectorAll('.chip')].find(chip => chip.innerText === 'viewer').click(); null");
+    browser.click("[...document.querySelectorAll('.chip')].find(chip => chip.innerText === 'viewer')");
     holds(&mut browser, "document.querySelector('.verdict.allow') !== null");
     holds(&mut browser, "location.hash.includes('viewer')");
     let file = folder.path().join("policies/customer/tests/workbench.yaml");
-    browser.eval("document.querySelector('button.make').click(); null");
+    browser.click("document.querySelector('button.make')");
     browser.type_text("zoe reads the list");
     holds(&mut browser, "document.querySelector('dialog pre') !== null");
     assert!(!file.exists(), "shown, and not written");
     let yaml = text(&mut browser, "dialog pre");
     assert!(yaml.contains("expect: \"allow\"") && yaml.contains("viewers-read"), "{yaml}");
-    browser.eval("[...document.querySelectorAll('dialog button')].find(button => button.innerText === 'Write it').click(); null");
+    browser.click("[...document.querySelectorAll('dialog button')].find(button => button.innerText === 'Write it')");
     holds(&mut browser, "document.querySelector('dialog').innerText.includes('written')");
     assert!(file.exists());
     let (code, out, error) = run(folder.path(), &["test", "--filter", "zoe reads", "."]);
@@ -194,9 +194,9 @@ fn a_pasted_token_is_read_and_not_checked() {
     let claims = json!({"iss": "https://id.test/", "sub": "tina", "tenant": "acme", "roles": ["viewer"]});
     let token = format!("{}.{}.c2ln", segment(json!({"alg": "ES256"})), segment(claims));
     browser.eval(&format!(
-        "document.querySelector('main details').open = true; document.querySelector('main textarea').value = '{token}'; \
-         [...document.querySelectorAll('button')].find(button => button.innerText === 'Read the token').click(); null"
+        "document.querySelector('main details').open = true; document.querySelector('main textarea').value = '{token}'; null"
     ));
+    browser.click("[...document.querySelectorAll('button')].find(button => button.innerText === 'Read the token')");
     holds(
         &mut browser,
         "document.querySelector('main').innerText.includes('The signature is not checked here')",
@@ -253,7 +253,7 @@ fn a_running_gate_is_shown_beside_the_tree_and_explains_its_decisions() {
         );
         assert!(text(&mut browser, ".verdict").contains("token_missing"));
         if source == "by this tree" {
-            browser.eval("document.querySelector('main a.button').click(); null");
+            browser.click("document.querySelector('main a.button')");
             holds(&mut browser, "document.querySelector('button.make') !== null");
             holds(&mut browser, "document.querySelector('.verdict.deny') !== null");
         }

@@ -424,11 +424,12 @@ fn chromium_logs_in_and_out_by_keyboard_alone() {
     let origin = format!("http://localhost:{}", gate.proxy.port());
     let mut browser = Chromium::start(&gate.path("profile"));
     browser.open(&format!("{origin}{LOGIN}"));
-    assert_eq!((browser.heading(), browser.focus()), ("Log in".to_owned(), "name".to_owned()));
+    assert_eq!(browser.heading(), "Log in");
+    browser.focuses("name");
     check(&mut browser, "login");
     browser.type_text("alice");
     browser.press("Tab");
-    assert_eq!(browser.focus(), "password");
+    browser.focuses("password");
     browser.type_text("wrong");
     browser.press("Enter");
     browser.arrived("/api/v1/identity/auth/local");
@@ -437,11 +438,11 @@ fn chromium_logs_in_and_out_by_keyboard_alone() {
         "Name or password is wrong."
     );
     assert_eq!(browser.eval("document.getElementById('name').value"), "alice");
-    assert_eq!(browser.focus(), "password");
+    browser.focuses("password");
     check(&mut browser, "wrong");
     browser.type_text("password");
     browser.press("Tab");
-    assert_eq!(browser.focus(), "submit");
+    browser.focuses("submit");
     let outline = browser.eval("getComputedStyle(document.activeElement).outlineStyle");
     assert_eq!(outline, "solid", "the focus can be seen");
     browser.press("Enter");
@@ -477,7 +478,7 @@ fn chromium_logs_in_and_out_by_keyboard_alone() {
     assert_eq!(browser.heading(), "Choose a portal");
     check(&mut browser, "chooser");
     browser.press("Tab");
-    assert_eq!(browser.focus(), "/portal/p");
+    browser.focuses("/portal/p");
     browser.press("Enter");
     browser.arrived("/api/v1/identity/auth/login?portal=p&rd=%2Fportal%2Fp");
     assert_eq!(browser.heading(), "Log in");
@@ -517,11 +518,8 @@ fn chromium_logs_in_at_a_real_provider_and_out_there_too() {
     let mut browser = Chromium::start(&gate.path("profile"));
     browser.open(&format!("{origin}/portal/p/x?a=b"));
     let at_provider = |browser: &mut Chromium| {
-        eventually("the provider's page", || {
-            let at = browser.eval("location.origin + ' ' + document.readyState");
-            let at = at.as_str().unwrap_or_default().to_owned();
-            (!at.starts_with(&origin) && at.ends_with("complete")).then_some(()).ok_or(at)
-        });
+        let elsewhere = format!("location.origin !== '{origin}' ? document.readyState : location.href");
+        browser.waits(&elsewhere, "complete");
     };
     at_provider(&mut browser);
     browser.eval("document.getElementById('login').focus()");
@@ -540,7 +538,7 @@ fn chromium_logs_in_at_a_real_provider_and_out_there_too() {
     at_provider(&mut browser);
     let session = raw(gate.proxy, "GET", "/portal/p/x", &[("accept", "application/json")], b"");
     assert_eq!(session.status, 401);
-    browser.eval("document.querySelector('button[name=logout]').click()");
+    browser.click("document.querySelector('button[name=logout]')");
     browser.arrived("/");
     assert_eq!(browser.heading(), "Logged out");
     browser.open(&format!("{origin}/"));
@@ -604,7 +602,7 @@ fn chromium_shows_every_refusal_as_a_readable_page() {
     // the button of the page logs out
     browser.open(&format!("{origin}/api/v1/identity/auth/logout"));
     browser.press("Tab");
-    assert_eq!(browser.focus(), "submit");
+    browser.focuses("submit");
     browser.press("Enter");
     browser.shows("Logged out");
     // a form that is too large for the gate, and one without a session

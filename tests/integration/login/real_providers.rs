@@ -195,10 +195,10 @@ fn a_browser_logs_in_and_out_at_a_real_provider_configured_as_each_of_the_market
         // the page of the logout, that of the provider, and the one that says so
         browser.open(login_gate.url(&format!("{IDENTITY_PATH}/auth/logout")).as_str());
         browser.shows("Log out?");
-        browser.eval("document.querySelector('form button').click()");
+        browser.click("document.querySelector('form button')");
         if market.ends_session {
             browser.waits("document.title", "Sign out");
-            browser.eval("document.querySelector('[name=logout]').click()");
+            browser.click("document.querySelector('[name=logout]')");
         }
         browser.shows("Logged out");
         assert!(!has_session(&mut browser), "{}", problem());

@@ -21,18 +21,18 @@ fn chromium_lists_and_revokes_sessions_and_the_record_names_the_user() {
     page(&mut browser, "#/sessions", "Sessions");
     let says = |text: &str| format!("document.querySelector('main').innerText.includes({})", Value::from(text));
     holds(&mut browser, &says("2 sessions"));
-    let click = |label: &str| {
+    let button = |label: &str| {
         format!(
-            "[...document.querySelectorAll('button')].find((one) => (one.ariaLabel ?? one.innerText).startsWith({})).click()",
+            "[...document.querySelectorAll('button')].find((one) => (one.ariaLabel ?? one.innerText).startsWith({}))",
             Value::from(label)
         )
     };
     // a no leaves the session
-    browser.eval(&click("Session of alice"));
-    browser.eval(&click("Cancel"));
+    browser.click(&button("Session of alice"));
+    browser.click(&button("Cancel"));
     assert!(is_served(&alice));
-    browser.eval(&click("Session of alice"));
-    browser.eval("document.querySelector('dialog[open] .danger').click()");
+    browser.click(&button("Session of alice"));
+    browser.click("document.querySelector('dialog[open] .danger')");
     holds(&mut browser, &says("Revoked the session"));
     holds(&mut browser, &says("1 session"));
     assert!(!is_served(&alice) && is_served(&bob));
@@ -45,7 +45,7 @@ fn chromium_lists_and_revokes_sessions_and_the_record_names_the_user() {
     page(&mut browser, "#/sessions?subject=bob", "Sessions");
     holds(&mut browser, &says("1 session"));
     browser.eval("{ const form = document.querySelector('section form'); form.elements.of.value = 'bob'; form.elements['its-issuer'].value = 'local'; form.requestSubmit(); }");
-    browser.eval("document.querySelector('dialog[open] .danger').click()");
+    browser.click("document.querySelector('dialog[open] .danger')");
     holds(
         &mut browser,
         &says("Revoked every session and bearer token of subject “bob” from before now."),

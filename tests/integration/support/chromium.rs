@@ -17,6 +17,9 @@ use crate::support::{eventually, once_started};
 /// The longest time for one step of the browser.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Id, name or address of what has the focus.
+const FOCUS: &str = "(e => e.id || e.getAttribute('href') || e.type || e.tagName)(document.activeElement)";
+
 /// A browser with one page; ends with the test.
 pub struct Chromium {
     child: Child,
@@ -155,6 +158,19 @@ impl Chromium {
         });
     }
 
+    /// Finds an element by a JavaScript expression and does something with it as `found`, in one step, once it is there and enabled:
+    /// a page that is drawn anew meanwhile has none for a moment.
+    pub fn act(&mut self, element: &str, action: &str) {
+        let expression = format!(
+            "(() => {{ const found = {element}; if (!found || found.disabled) return {element:?} + '\\n' + document.body.innerText; {action}; return 'done'; }})()"
+        );
+        self.waits(&expression, "done");
+    }
+
+    pub fn click(&mut self, element: &str) {
+        self.act(element, "found.click()");
+    }
+
     pub fn heading(&mut self) -> String {
         self.eval("document.querySelector('h1')?.textContent ?? document.body.innerText")
             .as_str()
@@ -162,10 +178,14 @@ impl Chromium {
             .to_owned()
     }
 
-    /// Id, name or address of what has the focus.
+    /// Waits until this has the focus, by id, name or address: a page gives it only after it is loaded.
+    pub fn focuses(&mut self, what: &str) {
+        self.waits(FOCUS, what);
+    }
+
+    /// Id, name or address of what has the focus now.
     pub fn focus(&mut self) -> String {
-        let focus = self.eval("(e => e.id || e.getAttribute('href') || e.type || e.tagName)(document.activeElement)");
-        focus.as_str().unwrap_or_default().to_owned()
+        self.eval(FOCUS).as_str().unwrap_or_default().to_owned()
     }
 
     /// Types into the field that has the focus, once there is one.
