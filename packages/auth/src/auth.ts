@@ -137,13 +137,14 @@ export class Auth {
   }
 
   /**
-   * `fetch` within the own origin. Another origin is refused: no cookie and no evidence ever leaves. A 401 asks once
+   * `fetch` within the own origin, also for libraries that take a `fetch` (axios, openapi-fetch). Another origin is refused: no cookie and no evidence ever leaves. A 401 asks once
    * whether there is a session after all (another tab may have logged in), repeats the request if it can be repeated, and
    * else calls `onUnauthenticated`. A step-up challenge calls `onStepUp`. The refusal itself is returned.
    */
-  readonly fetch = async (input: string | URL, init: RequestInit = {}): Promise<Response> => {
-    const url = new URL(input, this.#location.origin);
+  readonly fetch = async (input: string | URL | Request, options: RequestInit = {}): Promise<Response> => {
+    const url = new URL(input instanceof Request ? input.url : input, this.#location.origin);
     if (url.origin !== this.#location.origin) throw new TypeError(`\`${url.origin}\` is another origin`);
+    const init = input instanceof Request ? { ...(await initOf(input)), ...options } : options;
     const response = await this.#send(url, init);
     if (response.status !== 401 && response.status !== 403) return response;
     const challenge = challengeOf(response.headers.get("www-authenticate"));
@@ -288,7 +289,21 @@ export const createAuth = (options: AuthOptions): Auth => new Auth(options);
 
 /** A body that a failed request did not use up. */
 const isReplayable = ({ body }: RequestInit): boolean =>
-  body === undefined || body === null || typeof body === "string" || body instanceof URLSearchParams;
+  body === undefined ||
+  body === null ||
+  typeof body === "string" ||
+  body instanceof URLSearchParams ||
+  body instanceof ArrayBuffer;
+
+/** The members of a `Request` that this module does not set itself; its body is read, so that it can be sent twice. */
+async function initOf(request: Request): Promise<RequestInit> {
+  const { method, headers, signal, cache, redirect, integrity, keepalive } = request;
+  const hasBody = method !== "GET" && method !== "HEAD";
+  return {
+    ...{ method, headers, signal, cache, redirect, integrity, keepalive },
+    ...(hasBody ? { body: await request.arrayBuffer() } : {}),
+  };
+}
 
 /** The provider's logout: an address of the web, and never a script. */
 const isWebAddress = (address: string, origin: string): boolean => {

@@ -18,7 +18,8 @@ const session = (body: unknown) => (url: URL) =>
   url.pathname.endsWith("auth/session") ? Response.json(body) : undefined;
 const noSession = (code: string) => (url: URL) =>
   url.pathname.endsWith("auth/session") ? problem(401, code) : undefined;
-const at = (path: string, make: () => Response) => (url: URL) => (url.pathname === path ? make() : undefined);
+const at = (path: string, make: (init: RequestInit) => Response) => (url: URL, init: RequestInit) =>
+  url.pathname === path ? make(init) : undefined;
 
 const make = (over: Partial<AuthOptions> = {}) =>
   createAuth({
@@ -197,6 +198,23 @@ describe("fetch", () => {
     count = 0;
     expect((await make().fetch("/a", { method: "POST", body: new Blob() })).status).toBe(401);
     expect(count).toBe(1);
+  });
+
+  it("takes a Request, as libraries make them, and repeats it with its body", async () => {
+    const seen: [string | undefined, string, unknown][] = [];
+    let count = 0;
+    const flaky = at("/a", (init) => {
+      seen.push([init.method, new Headers(init.headers).get("x-own") ?? "", init.body]);
+      return (count += 1) === 1 ? problem(401, "session_missing") : Response.json({});
+    });
+    answers = [flaky, session(alice)];
+    const request = new Request("https://shop.test/a", { method: "PUT", body: "{}", headers: { "x-own": "1" } });
+    expect((await make().fetch(request)).status).toBe(200);
+    expect(seen.map(([method, own, body]) => [method, own, new TextDecoder().decode(body as ArrayBuffer)])).toEqual([
+      ["PUT", "1", "{}"],
+      ["PUT", "1", "{}"],
+    ]);
+    await expect(make().fetch(new Request("https://evil.test/a"))).rejects.toThrow("another origin");
   });
 
   it("does not repeat one user's request in another user's name", async () => {

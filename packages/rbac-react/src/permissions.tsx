@@ -50,6 +50,16 @@ export function usePermissionsState(): State {
   return useSyncExternalStore(subscribe, getState, getServerState);
 }
 
+/** One value of what is known. The component renders again only when this value changes: a table has thousands of them. */
+function useKnown<T extends FlagValue | undefined>(read: (state: State) => T): T {
+  const { subscribe, getState, getServerState } = usePermissions();
+  return useSyncExternalStore(
+    subscribe,
+    () => read(getState()),
+    () => read(getServerState()),
+  );
+}
+
 /** Keeps the decision about one resource at hand while the component is mounted. */
 function useWatch(action: string, resource?: string | Resource, about?: "stepUp"): void {
   const permissions = usePermissions();
@@ -63,23 +73,24 @@ function useWatch(action: string, resource?: string | Resource, about?: "stepUp"
 /** The verdict about an action. Asks the gate about the one resource where type and action alone do not decide. */
 export function useVerdict(action: string, resource?: string | Resource): Verdict {
   useWatch(action, resource);
-  return verdictOf(usePermissionsState(), action, resource);
+  return useKnown((state) => verdictOf(state, action, resource));
 }
 
 /** The stronger login without which the gate denies an action on one resource; `undefined` where none helps. */
 export function useStepUp(action: string, resource: Resource): string | undefined {
   useWatch(action, resource, "stepUp");
-  return stepUpOf(usePermissionsState(), action, resource);
+  return useKnown((state) => stepUpOf(state, action, resource));
 }
 
 /** True only if the gate allows the action. */
 export function useCan(action: string, resource?: string | Resource): boolean {
-  return useVerdict(action, resource) === "allow";
+  useWatch(action, resource);
+  return useKnown((state) => verdictOf(state, action, resource) === "allow");
 }
 
 /** The value of a feature flag; `undefined` while nothing is known. */
 export function useFlag(name: string): FlagValue | undefined {
-  return flagOf(usePermissionsState(), name);
+  return useKnown((state) => flagOf(state, name));
 }
 
 /** The permissions after the first answer: until then the component suspends. A server without a snapshot does not wait. */

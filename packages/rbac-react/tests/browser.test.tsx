@@ -186,7 +186,7 @@ describe("hydration", () => {
   });
 
   it("puts right what a server rendered for a snapshot that is over", async () => {
-    const permissions = make({ snapshot: snapshot({ expires_at: 1 }) });
+    const permissions = make({ snapshot: snapshot({ expires_at: "1970-01-01T00:00:01Z" }) });
     gate.status = 401;
     const root = document.body.appendChild(document.createElement("div"));
     vi.spyOn(console, "error").mockImplementation(() => undefined);
@@ -272,6 +272,38 @@ describe("routes", () => {
     await act(() => permissions.load());
     expect(document.body.textContent).toBe("refused");
   });
+});
+
+it("renders a row again only when its own answer changes", async () => {
+  const permissions = make();
+  const renders: string[] = [];
+  const Row = ({ id }: { readonly id: string }) => {
+    const may = useCan("cancelOrder", { type: "Order", id });
+    renders.push(`${id} ${String(may)}`);
+    return <p>{may ? `cancel ${id}` : id}</p>;
+  };
+  const page = (rows: readonly string[]) => (
+    <PermissionsProvider permissions={permissions}>
+      {rows.map((id) => (
+        <Row key={id} id={id} />
+      ))}
+    </PermissionsProvider>
+  );
+  const { rerender } = render(page(["1", "2"]));
+  await screen.findByText("cancel 2");
+  renders.length = 0;
+  gate.decide = (id) => (id === "1" ? "deny" : "allow");
+  act(() => {
+    permissions.forget({ type: "Order", id: "1" });
+  });
+  await waitFor(() => {
+    expect(screen.queryByText("cancel 1")).toBeNull();
+  });
+  expect(renders).toEqual(["1 false"]);
+  rerender(page(["1", "2", "3"]));
+  await screen.findByText("cancel 3");
+  // each once for its parent, and the new one again for its answer
+  expect(renders).toEqual(["1 false", "1 false", "2 true", "3 false", "3 true"]);
 });
 
 it("does not keep a deserted page's session alive", async () => {

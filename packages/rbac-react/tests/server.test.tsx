@@ -40,7 +40,7 @@ describe("server rendering", () => {
 
   it("shows what the handed snapshot allows", () => {
     expect(html(snapshot())).toBe("products");
-    expect(html(snapshot({ expires_at: 1 }))).toBe("no products");
+    expect(html(snapshot({ expires_at: "1970-01-01T00:00:01Z" }))).toBe("no products");
   });
 
   it("does not suspend", () => {

@@ -56,15 +56,10 @@ export async function follow(stream: Stream): Promise<number> {
     abort.abort();
   };
   let timer = setTimeout(end, stream.openTimeout);
-  stream.signal.addEventListener("abort", end);
   try {
-    stream.signal.throwIfAborted();
-    const response = await stream.request(abort.signal);
+    const response = await stream.request(AbortSignal.any([stream.signal, abort.signal]));
     const isStream = response.ok && response.headers.get("content-type")?.startsWith("text/event-stream");
-    if (!isStream || !response.body) {
-      await response.body?.cancel();
-      return response.ok ? 406 : response.status;
-    }
+    if (!isStream || !response.body) return response.ok ? 406 : response.status;
     stream.onOpen();
     const reader = response.body.getReader();
     const decoder = new TextDecoder();
@@ -78,7 +73,6 @@ export async function follow(stream: Stream): Promise<number> {
     }
   } finally {
     clearTimeout(timer);
-    stream.signal.removeEventListener("abort", end);
     abort.abort();
   }
 }

@@ -1,7 +1,8 @@
 // Keeps a stream of events open while the page is visible. Browsers open few connections to a server that speaks HTTP/1,
-// so a hidden tab keeps none.
+// so a hidden tab keeps none, and the visible ones share one (`shared.ts`).
 
 import { follow, type ServerEvent } from "./events.ts";
+import type { Shared } from "./shared.ts";
 import { backOff, isVisible, onVisibility, pause } from "./timing.ts";
 
 /** Milliseconds without a byte after which a stream counts as dead. The gate sends a comment each 15 s. */
@@ -12,7 +13,9 @@ export interface Follower {
   readonly isWanted: () => boolean;
   /** Calls its listener whenever `isWanted` may have changed. */
   readonly subscribe: (listener: () => void) => () => void;
-  readonly open: (signal: AbortSignal) => Promise<Response>;
+  /** The pages of one browser take turns; `undefined`: this one is alone. */
+  readonly turn: Shared["turn"] | undefined;
+  readonly request: (signal: AbortSignal) => Promise<Response>;
   readonly openTimeout: number;
   /** A stream is open; `isAgain`: it was interrupted, so that events may be lost. */
   readonly onOpen: (isAgain: boolean) => void;
@@ -33,19 +36,19 @@ export async function keepFollowing(follower: Follower, signal: AbortSignal): Pr
       if (!isVisible()) hidden.abort();
     }, attempt);
     let status: number | undefined;
-    try {
-      status = await follow({
-        request: follower.open,
+    const attend = () =>
+      follow({
+        ...follower,
         signal: attempt,
         onOpen: () => {
           failures = 0;
           follower.onOpen(isAgain);
           isAgain = true;
         },
-        onEvent: follower.onEvent,
-        openTimeout: follower.openTimeout,
         idleTimeout: IDLE_TIMEOUT,
       });
+    try {
+      status = await (follower.turn?.(attempt, attend) ?? attend());
     } catch {
       // the stream broke, or the page was hidden: it is opened again
     }

@@ -1,9 +1,10 @@
 // The client of the permissions endpoints: one snapshot, kept current by events and polling, and decisions about single
 // resources. Whatever is in doubt is denied: see `#fail` for what an unanswered request means.
 
-import type { ActionOf, AnyContract, Contract, FlagOf, Resource, ResourceOf, TypeOf, Verdict } from "./types.ts";
+import type { ActionOf, AnyContract, Contract, FlagOf, ResourceOf, TypeOf, Verdict } from "./types.ts";
 import type { ServerEvent } from "./events.ts";
 import { keepFollowing } from "./follower.ts";
+import { share } from "./shared.ts";
 import { type Asked, ask, type Requester } from "./questions.ts";
 import {
   type Check,
@@ -54,14 +55,13 @@ export interface PermissionsOptions {
 
 /** Milliseconds after the last sign of a user: polls are requests, and would keep a deserted session from its end. */
 const DESERTED = 300_000;
+/** Decisions to keep that nothing watches: a page that comes back finds them. */
 const CHECKS_MAX = 1_000;
 const TIMER_MAX = 0x7fff_ffff;
 
-interface Watched {
-  readonly resource: Resource;
-  readonly actions: Map<string, number>;
+interface Watched extends Asked {
   /** A denial is asked about, too: a stronger login may lift it. */
-  stepUp?: boolean;
+  readonly stepUp: boolean;
 }
 
 /** The permissions of one user in one portal. */
@@ -71,7 +71,7 @@ export class Permissions<C extends Contract = AnyContract> {
   readonly #requester: Requester;
   readonly #serverState: State;
   readonly #listeners = new Set<() => void>();
-  readonly #watched = new Map<string, Watched>();
+  readonly #watched = new Set<Watched>();
   #state: State;
   #etag: string | undefined;
   /** Counts what the snapshot was dropped for: an answer to an earlier question is thrown away. */
@@ -79,7 +79,8 @@ export class Permissions<C extends Contract = AnyContract> {
   #starts = 0;
   #stop: AbortController | undefined;
   #loading: Promise<void> | undefined;
-  #isDirty = false;
+  /** Counts the reasons to ask: an answer that is under way may be older than the last one. */
+  #wanted = 0;
   #isStreaming = false;
   #failures = 0;
   #poll: ReturnType<typeof setTimeout> | undefined;
@@ -95,13 +96,21 @@ export class Permissions<C extends Contract = AnyContract> {
     const { portal, baseUrl = "/api/v1/identity", headers = {}, timeout = 10_000 } = options;
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
+    const url = `${baseUrl}/permissions`;
     this.#requester = {
       portal,
-      url: `${baseUrl}/permissions`,
-      // called through an arrow function: the platform's `fetch` refuses another `this`
-      fetch: (url, init) => (options.fetch ?? globalThis.fetch)(url, init),
-      headers: { "x-requested-with": "cedargate", ...headers },
+      url,
       timeout,
+      // called through an arrow function: the platform's `fetch` refuses another `this`
+      request: (path, init) =>
+        (options.fetch ?? globalThis.fetch)(url + path, {
+          credentials: "same-origin",
+          cache: "no-store",
+          redirect: "error",
+          signal: AbortSignal.timeout(timeout),
+          ...init,
+          headers: { accept: "application/json", "x-requested-with": "cedargate", ...headers, ...init.headers },
+        }),
     };
     const handed = options.snapshot && parseSnapshot(options.snapshot, portal);
     this.#state = handed ? this.#ready(handed) : nothing("loading");
@@ -183,8 +192,8 @@ export class Permissions<C extends Contract = AnyContract> {
   /** Forgets everything at once, and asks again if the client runs: another user may have logged in. */
   reset(status: Status = "loading"): void {
     this.#drop(status);
-    if (this.#loading) this.#isDirty = true;
-    else if (this.#starts > 0) void this.load();
+    this.#wanted += 1;
+    if (!this.#loading && this.#starts > 0) void this.load();
   }
 
   /** Keeps decisions about `resource` at hand until the returned function is called. */
@@ -193,22 +202,11 @@ export class Permissions<C extends Contract = AnyContract> {
     actions: readonly A[],
     about?: "stepUp",
   ): () => void {
-    const key = keyOf(resource);
-    const entry: Watched = this.#watched.get(key) ?? { resource, actions: new Map() };
-    if (about) entry.stepUp = true;
-    this.#watched.set(key, entry);
-    for (const action of actions) entry.actions.set(action, (entry.actions.get(action) ?? 0) + 1);
+    const entry: Watched = { key: keyOf(resource), resource, actions, stepUp: about !== undefined };
+    this.#watched.add(entry);
     void this.#ask();
-    let isEnded = false;
     return () => {
-      if (isEnded) return;
-      isEnded = true;
-      for (const action of actions) {
-        const count = (entry.actions.get(action) ?? 0) - 1;
-        if (count > 0) entry.actions.set(action, count);
-        else entry.actions.delete(action);
-      }
-      if (entry.actions.size === 0 && this.#watched.get(key) === entry) this.#watched.delete(key);
+      this.#watched.delete(entry);
     };
   }
 
@@ -224,9 +222,7 @@ export class Permissions<C extends Contract = AnyContract> {
     if (!current(this.#state)) await this.load();
     await this.#ask();
     const state = this.#state;
-    ends.forEach((end) => {
-      end();
-    });
+    for (const end of ends) end();
     return resources.map((resource) => ({
       resource,
       can: (action: A) => (current(this.#state) ? verdictOf<C, A>(state, action, resource) : "deny"),
@@ -281,20 +277,15 @@ export class Permissions<C extends Contract = AnyContract> {
 
   /** Asks again, also if an answer is under way: it may be older than the reason to ask. */
   #reload(): Promise<void> {
-    if (this.#loading) this.#isDirty = true;
+    this.#wanted += 1;
     return this.load();
   }
 
-  #takeDirty(): boolean {
-    const isDirty = this.#isDirty;
-    this.#isDirty = false;
-    return isDirty;
-  }
-
   async #loadUntilClean(): Promise<void> {
-    this.#isDirty = false;
-    do await this.#loadOnce();
-    while (this.#takeDirty());
+    for (let asked = -1; asked !== this.#wanted;) {
+      asked = this.#wanted;
+      await this.#loadOnce();
+    }
     this.#schedule();
   }
 
@@ -350,7 +341,7 @@ export class Permissions<C extends Contract = AnyContract> {
     this.#failures = error ? this.#failures + 1 : 0;
     this.#etag = etag;
     const isSame = this.#state.snapshot === next.snapshot;
-    this.#set({ ...next, status: "ready", checks: isSame ? merged(this.#state.checks, checks) : checks, error });
+    this.#set({ ...next, status: "ready", checks: isSame ? this.#merged(checks) : checks, error });
     this.#keepLifetime();
   }
 
@@ -364,7 +355,7 @@ export class Permissions<C extends Contract = AnyContract> {
       for (const answer of await ask(this.#requester, asked)) {
         const isCurrent = answer.revision === state.snapshot?.revision;
         const isOwn = answer.subject === undefined || answer.subject === state.snapshot?.subject;
-        if (!isCurrent || !isOwn) throw new Error("the gate's answer belongs to another snapshot");
+        if (!isCurrent || !isOwn) throw new Error("the answer is another snapshot's");
         for (const { key, check } of answer.resources) checks.set(key, check);
       }
       if (forgotten === this.#forgotten) return { checks };
@@ -375,16 +366,32 @@ export class Permissions<C extends Contract = AnyContract> {
     }
   }
 
+  /** The known decisions and the fresh ones, newer ones last. Of those that nothing watches, the oldest go when they are too many. */
+  #merged(fresh: State["checks"]): State["checks"] {
+    const old = this.#state.checks;
+    if (fresh.size === 0) return old;
+    const all = new Map(old);
+    for (const [key, { actions, step_up }] of fresh) {
+      const before = all.get(key);
+      all.delete(key);
+      all.set(key, { actions: { ...before?.actions, ...actions }, step_up: { ...before?.step_up, ...step_up } });
+    }
+    const watched = new Set([...this.#watched].map(({ key }) => key));
+    for (const key of all.keys()) {
+      if (all.size - watched.size > CHECKS_MAX && !watched.has(key)) all.delete(key);
+    }
+    return all;
+  }
+
   /** What is watched, in doubt by the snapshot alone, and not answered yet. */
   #unknown({ snapshot, checks }: State): Asked[] {
     if (!snapshot) return [];
-    return [...this.#watched].flatMap(([key, { resource, actions, stepUp }]) => {
-      const isUnknown = (action: string) => {
+    return [...this.#watched].flatMap(({ key, resource, actions, stepUp }) => {
+      const missing = actions.filter((action) => {
         const general = decide(snapshot, new Map(), action, resource);
         const isOpen = general === "conditional" || (stepUp && general === "deny");
         return isOpen && own(checks.get(key)?.actions, action) === undefined;
-      };
-      const missing = [...actions.keys()].filter(isUnknown);
+      });
       return missing.length > 0 ? [{ key, resource, actions: missing }] : [];
     });
   }
@@ -407,7 +414,7 @@ export class Permissions<C extends Contract = AnyContract> {
     const { checks, error } = await this.#answers(before);
     // INVARIANT: checks belong to the snapshot that was there when they were asked
     if (this.#state.snapshot !== before.snapshot) return;
-    if (checks.size > 0 || error) this.#set({ ...this.#state, checks: merged(this.#state.checks, checks), error });
+    if (checks.size > 0 || error) this.#set({ ...this.#state, checks: this.#merged(checks), error });
     if (!error) return;
     this.#failures += 1;
     this.#schedule();
@@ -436,7 +443,7 @@ export class Permissions<C extends Contract = AnyContract> {
   #changed(): Promise<void> {
     if (current(this.#state)) {
       this.#stale ??= setTimeout(() => {
-        this.#drop("unavailable", new Error("the snapshot changed, and the new one did not come"));
+        this.#drop("unavailable", new Error("the new snapshot did not come"));
       }, this.#options.staleFor ?? 5_000);
       this.#set({ ...this.#state, status: "stale" });
     }
@@ -479,7 +486,7 @@ export class Permissions<C extends Contract = AnyContract> {
         if (lifetime.left() > 0) this.#keepLifetime();
         else this.reset();
       },
-      Math.min(Math.max(lifetime.left(), 0), TIMER_MAX),
+      Math.min(lifetime.left(), TIMER_MAX),
     );
   }
 
@@ -507,18 +514,33 @@ export class Permissions<C extends Contract = AnyContract> {
       this.#isStreaming = value;
       this.#schedule();
     };
+    const { url, portal } = this.#requester;
+    const heard = ({ event, data }: ServerEvent) => {
+      if (event !== "changed") return;
+      if (namesRevision(data)) void this.#changed();
+      // the session ended: what it allowed is denied from now on
+      else this.reset();
+    };
+    // with headers of its own, this caller may be another one than the browser's
+    const shared = this.#options.headers ? undefined : share(`${url} ${portal}`, heard, signal);
     await keepFollowing(
       {
+        turn: shared?.turn,
         isWanted: () => current(this.#state) !== undefined,
         subscribe: this.subscribe,
-        open: (aborted) => this.#openEvents(aborted),
+        request: (aborted) =>
+          this.#request("/events", {
+            signal: aborted,
+            headers: { accept: "text/event-stream", "last-event-id": this.#state.snapshot?.revision ?? "" },
+          }),
         openTimeout: this.#requester.timeout,
         onOpen: (isAgain) => {
           if (isAgain) void this.#reload();
           isStreaming(true);
         },
         onEvent: (event) => {
-          this.#heard(event);
+          shared?.tell(event);
+          heard(event);
         },
         onEnd: (status) => {
           isStreaming(false);
@@ -529,31 +551,8 @@ export class Permissions<C extends Contract = AnyContract> {
     );
   }
 
-  #openEvents(signal: AbortSignal): Promise<Response> {
-    const revision = this.#state.snapshot?.revision ?? "";
-    return this.#request("/events", {
-      signal,
-      headers: { accept: "text/event-stream", "last-event-id": revision },
-    });
-  }
-
-  #heard({ event, data }: ServerEvent): void {
-    if (event !== "changed") return;
-    const reason = reasonOf(data);
-    // the session ended: what it allowed is denied from now on
-    if (reason !== undefined) this.reset();
-    else void this.#changed();
-  }
-
   #request(path: string, init: { headers?: Record<string, string>; signal?: AbortSignal }): Promise<Response> {
-    const { url, fetch, headers, timeout, portal } = this.#requester;
-    return fetch(`${url}${path}?portal=${encodeURIComponent(portal)}`, {
-      headers: { accept: "application/json", ...headers, ...init.headers },
-      credentials: "same-origin",
-      cache: "no-store",
-      redirect: "error",
-      signal: init.signal ?? AbortSignal.timeout(timeout),
-    });
+    return this.#requester.request(`${path}?portal=${encodeURIComponent(this.portal)}`, init);
   }
 }
 
@@ -567,27 +566,16 @@ export interface Checked<C extends Contract, A extends ActionOf<C>> {
 export const createPermissions = <C extends Contract = AnyContract>(options: PermissionsOptions): Permissions<C> =>
   new Permissions<C>(options);
 
-/** Both, the newer ones last; the oldest ones go when there are too many. */
-const merged = (old: State["checks"], fresh: State["checks"]): State["checks"] => {
-  if (fresh.size === 0) return old;
-  const all = new Map([...old].filter(([key]) => !fresh.has(key)));
-  for (const [key, { actions, step_up }] of fresh) {
-    const before = old.get(key);
-    all.set(key, { actions: { ...before?.actions, ...actions }, step_up: { ...before?.step_up, ...step_up } });
-  }
-  return new Map([...all].slice(-CHECKS_MAX));
-};
-
 const isSameUser = (a: Snapshot, b: Snapshot) => a.subject === b.subject && (a.tenant ?? null) === (b.tenant ?? null);
 
 const asError = (error: unknown) => (error instanceof Error ? error : new Error(String(error)));
 
-/** The reason in an event's data; a malformed event counts as the end of the session. */
-const reasonOf = (data: string): string | undefined => {
+/** True for a new revision. Every other reason, and a malformed event, counts as the end of the session. */
+const namesRevision = (data: string): boolean => {
   try {
     const { reason, revision } = JSON.parse(data) as { reason?: unknown; revision?: unknown };
-    return typeof revision === "string" && reason === undefined ? undefined : String(reason);
+    return typeof revision === "string" && reason === undefined;
   } catch {
-    return "malformed";
+    return false;
   }
 };

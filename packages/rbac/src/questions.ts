@@ -5,14 +5,18 @@ import { type Check, isTexts, isVerdicts } from "./snapshot.ts";
 
 /** Pairs of resource and action in one request: the gate's default of `limits.batch`. */
 const PAIRS_MAX = 200;
+/** Requests that are under way at one moment. */
+const AT_ONCE = 4;
 
 /** How to reach the permissions endpoints. */
 export interface Requester {
   readonly portal: string;
   readonly url: string;
-  readonly fetch: (url: string, init: RequestInit) => Promise<Response>;
-  readonly headers: Readonly<Record<string, string>>;
   readonly timeout: number;
+  readonly request: (
+    path: string,
+    init: Omit<RequestInit, "headers"> & { headers?: Record<string, string> },
+  ) => Promise<Response>;
 }
 
 /** One resource and the actions in question. */
@@ -31,34 +35,38 @@ export interface Answer {
 
 /** Asks for all of `asked`; an action of one type is never asked of another. Throws if one request fails. */
 export async function ask(requester: Requester, asked: readonly Asked[]): Promise<Answer[]> {
-  const byType = new Map<string, Asked[]>();
-  for (const item of asked) byType.set(item.resource.type, [...(byType.get(item.resource.type) ?? []), item]);
-  const chunks: Asked[][] = [];
-  for (const items of byType.values()) {
-    const size = Math.max(1, Math.floor(PAIRS_MAX / actionsOf(items).length));
-    for (let start = 0; start < items.length; start += size) chunks.push(items.slice(start, start + size));
+  // several parts of a page may ask about one resource
+  const items = new Map<string, Asked>();
+  for (const { key, resource, actions } of asked) {
+    items.set(key, { key, resource, actions: [...(items.get(key)?.actions ?? []), ...actions] });
   }
-  return Promise.all(chunks.map((chunk) => post(requester, chunk)));
+  const chunks: Asked[][] = [];
+  for (const type of new Set(asked.map(({ resource }) => resource.type))) {
+    const own = [...items.values()].filter(({ resource }) => resource.type === type);
+    const size = Math.max(1, Math.floor(PAIRS_MAX / actionsOf(own).length));
+    for (let start = 0; start < own.length; start += size) chunks.push(own.slice(start, start + size));
+  }
+  const answers: Answer[] = [];
+  // a page of thousands of rows must not be a flood: the gate would answer a part of it with 429
+  const line = async () => {
+    for (let chunk; (chunk = chunks.shift());) answers.push(await post(requester, chunk));
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, line));
+  return answers;
 }
 
 const actionsOf = (items: readonly Asked[]) => [...new Set(items.flatMap(({ actions }) => actions))];
 
-async function post({ portal, url, fetch, headers, timeout }: Requester, chunk: readonly Asked[]): Promise<Answer> {
-  const resources = chunk.map(({ resource: { type, id, attrs } }) => (attrs ? { type, id, attrs } : { type, id }));
+async function post({ portal, request }: Requester, chunk: readonly Asked[]): Promise<Answer> {
+  const resources = chunk.map(({ resource: { type, id, attrs } }) => ({ type, id, attrs }));
   const actions = actionsOf(chunk);
-  const response = await fetch(url, {
+  const response = await request("", {
     method: "POST",
-    headers: { accept: "application/json", "content-type": "application/json", ...headers },
+    headers: { "content-type": "application/json" },
     body: JSON.stringify({ portal, resources, actions }),
-    credentials: "same-origin",
-    cache: "no-store",
-    redirect: "error",
-    signal: AbortSignal.timeout(timeout),
   });
-  if (!response.ok) {
-    await response.body?.cancel();
-    throw new Error(`the gate answered ${String(response.status)}`);
-  }
+  // a resource that the schema does not allow, for example: the gate says which attribute
+  if (!response.ok) throw new Error(`the gate answered ${String(response.status)}: ${await response.text()}`);
   return read(await response.json(), portal, chunk);
 }
 
@@ -77,4 +85,4 @@ function read(body: unknown, portal: string, chunk: readonly Asked[]): Answer {
   return { revision, subject, resources: items };
 }
 
-const malformed = () => new Error("the gate's answer is malformed");
+const malformed = () => new Error("the answer is malformed");

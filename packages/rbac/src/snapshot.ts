@@ -11,8 +11,8 @@ export interface Snapshot {
   readonly subject: string;
   readonly tenant?: string | null;
   readonly roles: readonly string[];
-  /** RFC 3339, or seconds since 1970. */
-  readonly expires_at: string | number;
+  /** RFC 3339. */
+  readonly expires_at: string;
   readonly actions: Verdicts;
   readonly resource_types: Readonly<Record<string, Verdicts>>;
   readonly flags: Readonly<Record<string, FlagValue>>;
@@ -43,12 +43,6 @@ export const isTexts = (value: unknown): value is Readonly<Record<string, string
 
 const isFlag = (value: unknown) => ["boolean", "string", "number"].includes(typeof value);
 
-/** Milliseconds since 1970, or NaN. */
-const expiryOf = (value: unknown): number => {
-  if (typeof value === "number") return value * 1000;
-  return typeof value === "string" ? Date.parse(value) : Number.NaN;
-};
-
 /** The snapshot in `value`; `undefined` if a single member is not as it must be, or the portal is another one. */
 export function parseSnapshot(value: unknown, portal: string): Snapshot | undefined {
   if (!isObject(value) || value["portal"] !== portal) return undefined;
@@ -60,7 +54,8 @@ export function parseSnapshot(value: unknown, portal: string): Snapshot | undefi
     (tenant === undefined || tenant === null || typeof tenant === "string") &&
     Array.isArray(roles) &&
     roles.every((role) => typeof role === "string") &&
-    Number.isFinite(expiryOf(expires_at)) &&
+    typeof expires_at === "string" &&
+    Number.isFinite(Date.parse(expires_at)) &&
     isVerdicts(actions) &&
     isObject(resource_types) &&
     Object.values(resource_types).every(isVerdicts) &&
@@ -110,7 +105,7 @@ export class Lifetime {
     const date = Date.parse(headers?.get("date") ?? "");
     const age = Number(headers?.get("age") ?? 0) * 1000;
     const now = Number.isFinite(date) ? date + (age > 0 ? age : 0) : clock.wall();
-    const left = expiryOf(snapshot.expires_at) - now;
+    const left = Date.parse(snapshot.expires_at) - now;
     this.#clock = clock;
     this.#wallEnd = clock.wall() + left;
     this.#steadyEnd = clock.steady() + left;

@@ -36,6 +36,8 @@ export class FakeGate {
   answer: Record<string, unknown> = {};
   headers: Record<string, string> = {};
   hasEvents = true;
+  /** The body of an answer that is none of the expected ones. */
+  problem: unknown = {};
   /** Waits here before it answers. */
   gate: Promise<void> | undefined;
   readonly seen: Seen[] = [];
@@ -51,11 +53,12 @@ export class FakeGate {
       body,
     };
     this.seen.push(seen);
+    init.signal?.throwIfAborted();
     if (url.pathname.endsWith("/events")) return this.#events(init.signal ?? undefined);
     await this.gate;
     init.signal?.throwIfAborted();
     if (this.status === 0) throw new TypeError("fetch failed");
-    if (this.status !== 200) return new Response("{}", { status: this.status });
+    if (this.status !== 200) return Response.json(this.problem, { status: this.status });
     return seen.method === "POST" ? this.#post(seen) : this.#get(seen);
   };
 

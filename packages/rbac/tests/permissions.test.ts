@@ -1,3 +1,5 @@
+import { setMaxListeners } from "node:events";
+
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
 import { createPermissions, type PermissionsOptions, type Permissions } from "../src/index.ts";
@@ -442,8 +444,135 @@ describe("a snapshot of the server", () => {
   });
 
   it("is refused when it is expired or another portal's", () => {
-    const expired = make({ snapshot: snapshot({ expires_at: 1 }) });
+    const expired = make({ snapshot: snapshot({ expires_at: "1970-01-01T00:00:01Z" }) });
     expect(expired.allowed("viewProduct")).toBe(false);
     expect(make({ snapshot: snapshot({ portal: "admin" }) }).allowed("viewProduct")).toBe(false);
+  });
+});
+
+describe("a page of thousands of rows", () => {
+  it("gets every answer, asked a few requests at a time, and again with a new snapshot", async () => {
+    const permissions = await started();
+    let underWay = 0;
+    let most = 0;
+    const many = await started({
+      fetch: async (input, init) => {
+        if (init?.method !== "POST") return gate.fetch(input, init);
+        underWay += 1;
+        most = Math.max(most, underWay);
+        await new Promise((resolve) => setTimeout(resolve, 10));
+        underWay -= 1;
+        return gate.fetch(input, init);
+      },
+    });
+    gate.decide = (id) => (Number(id) % 2 === 0 ? "allow" : "deny");
+    const ends = Array.from({ length: 5_000 }, (_, row) => many.watch(order(String(row)), ["viewOrder"]));
+    await vi.advanceTimersByTimeAsync(2_000);
+    const verdicts = () => Array.from({ length: 5_000 }, (_, row) => many.can("viewOrder", order(String(row))));
+    const right = Array.from({ length: 5_000 }, (_, row) => (row % 2 === 0 ? "allow" : "deny"));
+    expect(verdicts()).toEqual(right);
+    expect([gate.count("POST"), most]).toEqual([25, 4]);
+    // one more row asks for itself alone
+    ends.push(many.watch(order("5000"), ["viewOrder"]));
+    await vi.advanceTimersByTimeAsync(100);
+    expect(gate.seen.at(-1)?.body.resources).toEqual([{ type: "Order", id: "5000" }]);
+    expect(verdicts()).toEqual(right);
+    gate.snapshot = snapshot({ revision: "r2" });
+    void many.load();
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect(verdicts()).toEqual(right);
+    // of what nothing watches any more, a part stays
+    for (const end of ends) end();
+    many.watch(order("7000"), ["viewOrder"]);
+    await vi.advanceTimersByTimeAsync(100);
+    expect(many.getState().checks.size).toBeLessThanOrEqual(1_001);
+    expect(permissions.can("viewOrder", order("1"))).toBe("conditional");
+  });
+
+  it("asks once for what several parts of the page ask about one resource", async () => {
+    const permissions = await started();
+    permissions.watch(order("7"), ["viewOrder"]);
+    permissions.watch(order("7"), ["cancelOrder"]);
+    permissions.watch(order("7"), ["viewOrder"]);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(gate.seen.at(-1)?.body).toEqual({
+      portal: "customer",
+      resources: [{ type: "Order", id: "7" }],
+      actions: ["viewOrder", "cancelOrder"],
+    });
+    expect(permissions.can("cancelOrder", order("7"))).toBe("allow");
+  });
+
+  it("says what the gate has against a question", async () => {
+    const permissions = await started();
+    gate.status = 400;
+    gate.problem = { detail: "`status` is no attribute of `Order`" };
+    permissions.watch(order("7"), ["viewOrder"]);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(permissions.getState().error?.message).toContain("`status` is no attribute of `Order`");
+    expect(permissions.can("viewOrder", order("7"))).toBe("conditional");
+  });
+});
+
+describe("the pages of one browser", () => {
+  /** As browsers have them: one holder, the others wait. */
+  class Locks {
+    readonly #tails = new Map<string, Promise<unknown>>();
+    request<T>(name: string, { signal }: { signal: AbortSignal }, run: () => Promise<T>): Promise<T> {
+      const before = this.#tails.get(name) ?? Promise.resolve();
+      const mine = before.then(() => {
+        signal.throwIfAborted();
+        return run();
+      });
+      this.#tails.set(
+        name,
+        mine.catch(() => undefined),
+      );
+      return mine;
+    }
+  }
+
+  it("share one stream, and hear what it says", async () => {
+    setMaxListeners(0);
+    vi.stubGlobal("document", Object.assign(new EventTarget(), { visibilityState: "visible" }));
+    vi.stubGlobal("navigator", { locks: new Locks() });
+    const channels = new Set<FakeChannel>();
+    class FakeChannel {
+      onmessage: ((event: { data: unknown }) => void) | undefined;
+      readonly name: string;
+      constructor(name: string) {
+        this.name = name;
+        channels.add(this);
+      }
+      postMessage(data: unknown) {
+        for (const other of channels) if (other !== this && other.name === this.name) other.onmessage?.({ data });
+      }
+      close() {
+        channels.delete(this);
+      }
+    }
+    vi.stubGlobal("BroadcastChannel", FakeChannel);
+    try {
+      const pages: Permissions[] = [];
+      for (let page = 0; page < 8; page += 1) pages.push(await started());
+      // another caller than the browser's
+      await started({ headers: { authorization: "Bearer x" } });
+      expect(gate.streams).toBe(2);
+      gate.snapshot = snapshot({ revision: "r2", actions: { viewProduct: "deny" } });
+      gate.send({ revision: "r2" });
+      await vi.advanceTimersByTimeAsync(1);
+      expect(pages.map((page) => page.can("viewProduct"))).toEqual(pages.map(() => "deny"));
+      // the page with the stream goes: the next one opens one
+      stops[0]?.();
+      await vi.advanceTimersByTimeAsync(1);
+      expect(gate.streams).toBe(2);
+      gate.status = 401;
+      gate.send({ reason: "revoked" });
+      await vi.advanceTimersByTimeAsync(1);
+      expect(pages.slice(1).map((page) => page.getState().status)).toEqual(Array(7).fill("unauthenticated"));
+    } finally {
+      for (const stop of stops) stop();
+      vi.unstubAllGlobals();
+    }
   });
 });

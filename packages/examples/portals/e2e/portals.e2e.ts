@@ -202,6 +202,21 @@ describe("an edit of the policies", () => {
     expect(errors).toEqual([]);
   });
 
+  it("reaches ten windows over six connections", async () => {
+    const first = await enter("customer", "alice");
+    const pages = [first];
+    for (let count = 1; count < 10; count += 1) {
+      const page = await first.context().newPage();
+      await visit(page, "/portal/customer/orders", "Orders");
+      pages.push(page);
+    }
+    const links = pages.map((page) => page.getByRole("link", { name: "Place an order" }));
+    edit(demo, ORDERS, EDITORS, VIEWERS);
+    await Promise.all(links.map((link) => link.waitFor()));
+    edit(demo, ORDERS, VIEWERS, EDITORS);
+    await Promise.all(links.map((link) => link.waitFor({ state: "detached" })));
+  });
+
   it("changes the page by a flag", async () => {
     const page = await enter("customer", "bob");
     await visit(page, "/portal/customer/new-order", "Checkout");
