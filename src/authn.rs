@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, VerifiedAssertion, is_assertion};
 pub use self::cache::{TokenCache, token_hash};
-pub use self::dpop::{DpopProof, ProofError, ProofLog, ProofTarget};
+pub use self::dpop::{AcceptedProof, DpopProof, NonceKeys, ProofError, ProofLog, ProofTarget};
 pub use self::error::TokenError;
 pub use self::exchange::{ExchangeClient, ExchangeError, SubjectToken};
 pub use self::id_token::{ExpectedAccessToken, ExpectedIdToken, IdToken, LogoutToken, decode_id_token_claims, map_claims};

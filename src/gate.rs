@@ -50,7 +50,7 @@ use crate::base::clock::{unix_millis, unix_seconds};
 use crate::base::metrics::Metrics;
 use crate::config::Config;
 use crate::doors::login::LoginDoor;
-use crate::http::answer::{self, AnswerContext, Style};
+use crate::http::answer::{self, AnswerContext, DPOP_NONCE, Style};
 use crate::http::client_certificate::ClientCertificate;
 use crate::http::listener::ClientConnection;
 use crate::http::pages::Theme;
@@ -323,6 +323,12 @@ impl Worker {
     fn finish(&self, mut response: Response<Body>, mut progress: Progress) -> Response<Body> {
         if let Some(active) = &progress.active {
             cors::share(&active.revision.file.cors, progress.origin.as_ref(), response.headers_mut());
+        }
+        if let Some(nonce) = progress.next_nonce.take() {
+            response.headers_mut().insert(DPOP_NONCE, nonce);
+            if let Some(active) = &progress.active {
+                cors::expose_nonce(&active.revision.file.cors, progress.origin.as_ref(), response.headers_mut());
+            }
         }
         let ended = Instant::now();
         let total = ended - progress.started;

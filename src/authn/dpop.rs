@@ -5,8 +5,9 @@
 //! bounds of time, the nonce, and that no proof counts twice. A proof is thus remembered only for a token that is valid, so that
 //! senders without one cannot fill the log.
 //!
-//! SECURITY: the log is of this process. A nonce is valid in the process that made it alone, so with `dpop.nonce` a proof counts
-//! once among all replicas.
+//! The log is of this process. Where replicas share a store, the caller of `accept` asks the store, too, whether a proof counts
+//! first, and nonces carry the tag of a key that all replicas have. Without a shared store, a nonce is valid in the process that
+//! made it alone, so with `dpop.nonce` a proof counts once among all replicas.
 
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ const JTI_BYTES_MAX: usize = 256;
 const AHEAD: i64 = 5;
 /// Life of a nonce.
 const NONCE_LIFE: Duration = Duration::from_secs(300);
+/// Age from which an accepted nonce is answered with a fresh one.
+const NONCE_RENEWAL: Duration = Duration::from_secs(150);
 /// Bytes of a nonce's time and of its tag.
 const NONCE_TIME_BYTES: usize = 8;
 const NONCE_TAG_BYTES: usize = 16;
@@ -53,8 +56,22 @@ pub struct DpopProof {
     pub key: Thumbprint,
     issued_at: i64,
     nonce: Option<String>,
-    /// Names the proof in the log.
-    id: [u8; 32],
+    /// Names the proof in the log, and in a shared store.
+    pub id: [u8; 32],
+}
+
+/// The keys of nonces: the first one makes them, each of them checks. `Shared` by all replicas, which then share a store of the
+/// proofs that counted, too.
+pub enum NonceKeys {
+    OfThisProcess,
+    Shared(Vec<hmac::Key>),
+}
+
+/// A proof that counts, as far as this process knows.
+#[derive(Debug)]
+pub struct AcceptedProof {
+    /// The nonce for the client's next proofs; `None` if the one that it used stays valid for long.
+    pub next_nonce: Option<String>,
 }
 
 /// The proofs that counted, in two sets of one span of time each: an entry stays for at least one span, and no entry is looked
@@ -78,6 +95,8 @@ pub enum ProofError {
     NonceNeeded(String),
     /// The log has no room (`limits.dpop_proofs`).
     Full,
+    /// The store that the replicas share does not answer.
+    Store(String),
 }
 
 impl From<TokenError> for ProofError {
@@ -158,11 +177,16 @@ impl ProofLog {
         })
     }
 
-    /// Lets a proof count, once, for an issuer with these settings. The token was verified with the proof's key.
+    /// The time for which a shared store must remember a proof.
+    pub fn memory(&self) -> Duration {
+        Duration::from_secs(self.span.unsigned_abs())
+    }
+
+    /// Lets a proof count, once in this process, for an issuer with these settings. The token was verified with the proof's key.
     ///
     /// # Errors
     /// The proof is too old or from the future, has no fresh nonce, or counted before; or the log is full.
-    pub fn accept(&self, proof: &DpopProof, settings: &Dpop, now: i64) -> Result<(), ProofError> {
+    pub fn accept(&self, proof: &DpopProof, settings: &Dpop, keys: &NonceKeys, now: i64) -> Result<AcceptedProof, ProofError> {
         let age = now.saturating_sub(proof.issued_at);
         if age > seconds(settings.max_age) {
             return Err(refused("is older than issuers[].dpop.max_age").into());
@@ -170,12 +194,20 @@ impl ProofLog {
         if age < -AHEAD {
             return Err(refused("is from the future (`iat`)").into());
         }
+        let mut next_nonce = None;
         if settings.nonce {
-            let fresh = proof.nonce.as_deref().is_some_and(|nonce| self.is_fresh(nonce, now));
-            if !fresh {
-                return Err(ProofError::NonceNeeded(self.nonce(now)));
-            }
-        } else if proof.issued_at < self.started_at {
+            let keys = match keys {
+                NonceKeys::OfThisProcess => std::slice::from_ref(&self.nonce_key),
+                NonceKeys::Shared(keys) => keys,
+            };
+            let age = proof.nonce.as_deref().and_then(|nonce| age_of_nonce(nonce, keys, now));
+            let Some(age) = age.filter(|age| *age <= seconds(NONCE_LIFE)) else {
+                return Err(ProofError::NonceNeeded(nonce(keys.first(), now)?));
+            };
+            next_nonce = (age >= seconds(NONCE_RENEWAL))
+                .then(|| nonce(keys.first(), now))
+                .transpose()?;
+        } else if matches!(keys, NonceKeys::OfThisProcess) && proof.issued_at < self.started_at {
             return Err(refused("is older than this process, which cannot know whether it counted before").into());
         }
         let mut seen = self.seen.lock();
@@ -187,27 +219,32 @@ impl ProofLog {
             return Err(ProofError::Full);
         }
         seen.current.insert(proof.id);
-        Ok(())
+        Ok(AcceptedProof { next_nonce })
     }
+}
 
-    /// A nonce: its time, and a tag that only this process can make.
-    fn nonce(&self, now: i64) -> String {
-        let time = now.to_be_bytes();
-        let tag = hmac::sign(&self.nonce_key, &time);
-        let tag = tag.as_ref().get(..NONCE_TAG_BYTES).unwrap_or_default();
-        jws::encode([&time, tag].concat())
-    }
+/// A nonce: its time, and a tag that only the holders of the key can make.
+///
+/// # Errors
+/// There is no key: the cryptographic library failed.
+fn nonce(key: Option<&hmac::Key>, now: i64) -> Result<String, TokenError> {
+    let key = key.ok_or_else(|| refused("cannot be given a nonce"))?;
+    let time = now.to_be_bytes();
+    let tag = hmac::sign(key, &time);
+    let tag = tag.as_ref().get(..NONCE_TAG_BYTES).unwrap_or_default();
+    Ok(jws::encode([&time, tag].concat()))
+}
 
-    fn is_fresh(&self, nonce: &str, now: i64) -> bool {
-        let bytes = jws::decode(nonce).unwrap_or_default();
-        let Some(time) = bytes.first_chunk::<NONCE_TIME_BYTES>() else {
-            return false;
-        };
-        let made_at = i64::from_be_bytes(*time);
-        let age = now.saturating_sub(made_at);
-        let expected = self.nonce(made_at);
-        verify_slices_are_equal(expected.as_bytes(), nonce.as_bytes()).is_ok() && (0..=seconds(NONCE_LIFE)).contains(&age)
-    }
+/// Seconds since a nonce was made with one of these keys; `None` if none of them made it, or if it is from the future.
+fn age_of_nonce(text: &str, keys: &[hmac::Key], now: i64) -> Option<i64> {
+    let bytes = jws::decode(text).unwrap_or_default();
+    let made_at = i64::from_be_bytes(*bytes.first_chunk::<NONCE_TIME_BYTES>()?);
+    let is_made_with = |key: &hmac::Key| {
+        let expected = nonce(Some(key), made_at).unwrap_or_default();
+        verify_slices_are_equal(expected.as_bytes(), text.as_bytes()).is_ok()
+    };
+    let age = now.saturating_sub(made_at);
+    (age >= -AHEAD && keys.iter().any(is_made_with)).then_some(age)
 }
 
 impl Seen {

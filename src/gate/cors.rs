@@ -14,13 +14,14 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
+use crate::http::answer::DPOP_NONCE;
 use crate::http::upstream::Body;
 
 /// Seconds for which a browser may remember a preflight's answer.
 const MAX_AGE_SECONDS: &str = "600";
 
 /// Headers of a refusal that a script may read, besides its body.
-const EXPOSED: &str = "retry-after, www-authenticate, x-cedargate-decision-id, x-request-id";
+const EXPOSED: &str = "dpop-nonce, retry-after, www-authenticate, x-cedargate-decision-id, x-request-id";
 
 /// The handling of a preflight.
 pub enum Preflight {
@@ -72,6 +73,13 @@ pub fn share(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap)
 pub fn expose(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
     if allowed_origin(cors, origin).is_some() {
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    }
+}
+
+/// Lets such a script read the gate's nonce in an answer of the app.
+pub fn expose_nonce(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+    if allowed_origin(cors, origin).is_some() {
+        headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(DPOP_NONCE));
     }
 }
 

@@ -179,7 +179,7 @@ impl Gate {
         let caller = match (authorization, token) {
             (Authorization::Bearer(token), _) => Some(self.caller(active_portal, head.presented(token)).await?),
             // boxed: few requests have a proof
-            (Authorization::Dpop(token), _) => Some(Box::pin(self.caller_by_proof(head, active_portal, token)).await?),
+            (Authorization::Dpop(token), _) => Some(Box::pin(self.caller_by_proof(head, active_portal, token, progress)).await?),
             // on a public path an unusable cookie or certificate counts as anonymous
             (_, Some(found)) => match self.by_found_token(head, active_portal, found).await {
                 Err(_) if is_public && found.origin == OriginEvidence::AsForCookies => None,

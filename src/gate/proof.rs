@@ -13,13 +13,17 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderValue};
 use url::Url;
 
+use super::record::Progress;
 use super::{ActivePortal, Gate, RequestHead};
-use crate::authn::{DpopProof, PresentedToken, ProofError, ProofTarget, TokenError};
+use crate::authn::{AcceptedProof, DpopProof, NonceKeys, PresentedToken, ProofError, ProofTarget, TokenError};
 use crate::base::clock::unix_seconds;
+use crate::config::Dpop;
 use crate::portals::Caller;
 
 /// The header of the proof.
 const PROOF: &str = "dpop";
+/// Purpose of the key of nonces.
+const NONCE_LABEL: &[u8] = b"cedargate dpop nonce v1";
 
 impl Gate {
     /// The caller of the scheme `DPoP`.
@@ -28,6 +32,7 @@ impl Gate {
         head: &RequestHead,
         active_portal: ActivePortal<'_>,
         token: &str,
+        progress: &mut Progress,
     ) -> Result<Arc<Caller>, Refusal> {
         let bad_proof = |error: TokenError| error.refusal_of(token).challenged(challenge("invalid_dpop_proof"));
         let target = ProofTarget {
@@ -47,8 +52,12 @@ impl Gate {
         let issuer = self.config.issuers.iter().find(|known| known.scope.name == *issuer);
         // INVARIANT: a token of an issuer without `dpop` was refused with the proof's key
         let settings = issuer.and_then(|issuer| issuer.dpop.as_ref()).ok_or(Denial::TokenInvalid)?;
-        match self.proofs.accept(&proof, settings, unix_seconds()) {
-            Ok(()) => Ok(caller),
+        match self.count_once(&proof, settings).await {
+            Ok(accepted) => {
+                let next = accepted.next_nonce.as_deref().map(HeaderValue::from_str);
+                progress.next_nonce = next.and_then(Result::ok);
+                Ok(caller)
+            }
             Err(ProofError::Refused(error)) => Err(bad_proof(error)),
             Err(ProofError::NonceNeeded(nonce)) => {
                 let refusal = TokenError::Proof("has no fresh nonce".into()).refusal_of(token);
@@ -57,7 +66,26 @@ impl Gate {
                     ..challenge("use_dpop_nonce")
                 }))
             }
+            Err(ProofError::Store(why)) => Err(Refusal::new(Denial::StoreUnavailable, why)),
             Err(ProofError::Full) => Err(Refusal::over_limit(Denial::Overloaded, "limits.dpop_proofs")),
+        }
+    }
+
+    /// Lets a proof count once: in this process, and then among the replicas that share the store. A store that does not answer
+    /// refuses.
+    async fn count_once(&self, proof: &DpopProof, settings: &Dpop) -> Result<AcceptedProof, ProofError> {
+        let keys = match self.sessions.shared_macs(NONCE_LABEL) {
+            None => NonceKeys::OfThisProcess,
+            Some(keys) => NonceKeys::Shared(keys),
+        };
+        let accepted = self.proofs.accept(proof, settings, &keys, unix_seconds())?;
+        if let NonceKeys::OfThisProcess = keys {
+            return Ok(accepted);
+        }
+        let first = self.sessions.first("dpop", &proof.id, self.proofs.memory()).await;
+        match first.map_err(|error| ProofError::Store(error.to_string()))? {
+            true => Ok(accepted),
+            false => Err(TokenError::Proof("counted before, at another replica (`jti`)".into()).into()),
         }
     }
 

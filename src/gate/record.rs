@@ -40,6 +40,8 @@ pub(super) struct Progress {
     /// `None`: no person sees the answer.
     pub visit: Option<Box<Visit>>,
     pub cookie: Cookie,
+    /// A nonce for the client's next DPoP proofs.
+    pub next_nonce: Option<HeaderValue>,
     /// What is done when the answer is on its way.
     pub afterwards: Afterwards,
     /// True if the path belongs to the gate and not to a portal.
@@ -85,6 +87,7 @@ impl Progress {
             decided_at,
             visit: None,
             cookie: Cookie::Absent,
+            next_nonce: None,
             afterwards: Afterwards::default(),
             is_gate_endpoint: false,
         }

@@ -28,6 +28,8 @@ use crate::http::pages::Theme;
 use crate::http::request::{X_REQUEST_ID, uuid_value};
 use crate::http::upstream::{Body, UpstreamError};
 
+/// The header of a nonce for DPoP proofs (RFC 9449).
+pub const DPOP_NONCE: &str = "dpop-nonce";
 /// `Retry-After` of a 503 whose refusal sets none, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
@@ -292,7 +294,7 @@ fn add_dpop_challenge(headers: &mut HeaderMap, dpop: &DpopChallenge) {
     }
     let nonce = dpop.nonce.as_deref().and_then(|nonce| HeaderValue::from_str(nonce).ok());
     if let Some(nonce) = nonce {
-        headers.insert("dpop-nonce", nonce);
+        headers.insert(DPOP_NONCE, nonce);
     }
 }
 

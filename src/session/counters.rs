@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
+
+use super::store::Store;
 use super::store_outcome::number;
 use super::{Sessions, StoreError};
 
@@ -17,6 +20,19 @@ impl Sessions {
         self.meters
             .measure("first", self.store.write_first(&key, MARK.to_vec(), ttl))
             .await
+    }
+
+    /// Keys that every replica has, for the tags of one purpose: the first one makes tags, and each of them checks. `None`: the
+    /// store is this process's own.
+    pub fn shared_macs(&self, label: &[u8]) -> Option<Vec<hmac::Key>> {
+        match self.store {
+            Store::Memory(_) => None,
+            Store::Redis(_) => {
+                let ring = self.seal.keys.ring.load();
+                let prefix = self.seal.prefix.as_bytes();
+                Some(ring.keys().filter_map(|key| key.derive_mac(label, &[prefix])).collect())
+            }
+        }
     }
 
     /// Unix milliseconds at which `key` was first seen by any replica within `ttl`; now if the store does not tell. Reads the

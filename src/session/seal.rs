@@ -14,6 +14,7 @@ pub mod keys;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cedargate_policy::types::Redacted;
@@ -158,6 +159,15 @@ impl RingKey {
 
     /// Derives the key of one purpose; `None` if the cryptographic library fails.
     pub fn derive(&self, salt: &[u8], info: &[&[u8]]) -> Option<RandomizedNonceKey> {
+        RandomizedNonceKey::new(&AES_256_GCM, &self.derived_bytes(salt, info)?).ok()
+    }
+
+    /// Derives a key for the tags of one purpose; `None` if the cryptographic library fails.
+    pub fn derive_mac(&self, salt: &[u8], info: &[&[u8]]) -> Option<hmac::Key> {
+        Some(hmac::Key::new(hmac::HMAC_SHA256, &self.derived_bytes(salt, info)?))
+    }
+
+    fn derived_bytes(&self, salt: &[u8], info: &[&[u8]]) -> Option<[u8; 32]> {
         let mut info_bytes = Vec::new();
         for part in info {
             info_bytes.extend_from_slice(&u32::try_from(part.len()).ok()?.to_be_bytes());
@@ -166,7 +176,7 @@ impl RingKey {
         let mut key = [0; 32];
         let extracted = Salt::new(HKDF_SHA256, salt).extract(self.secret.expose());
         extracted.expand(&[&info_bytes], KeyBytes).ok()?.fill(&mut key).ok()?;
-        RandomizedNonceKey::new(&AES_256_GCM, &key).ok()
+        Some(key)
     }
 }
 
@@ -179,7 +189,8 @@ impl KeyRing {
         self.keys().find(|key| key.id == id)
     }
 
-    fn keys(&self) -> impl Iterator<Item = &RingKey> {
+    /// Every key; the one that seals is the first.
+    pub fn keys(&self) -> impl Iterator<Item = &RingKey> {
         std::iter::once(&self.first).chain(&self.others)
     }
 }

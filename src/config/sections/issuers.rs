@@ -124,7 +124,7 @@ pub enum TokenSource {
 pub struct RawDpop {
     /// Refuse its tokens without a proof.
     pub required: bool,
-    /// Demand a nonce of the gate in each proof. Of several replicas, each accepts its own nonces alone.
+    /// Demand a nonce of the gate in each proof. Without Redis, each of several replicas accepts its own nonces alone.
     pub nonce: bool,
     /// Age of a proof, 5m at most.
     pub max_age: ProofAge,

@@ -1,7 +1,10 @@
 //! DPoP (RFC 9449): a token that is bound to a key counts once for each proof, for its own request alone.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
+use crate::support::redis::Redis;
 use crate::support::{Answer, Gate, Issuer, PAGE, Setup, b64, claims, now, open_portal, raw};
 
 /// The URL of `PAGE` as clients see it.
@@ -325,7 +328,7 @@ fn a_nonce_of_the_gate_is_demanded_where_the_issuer_says_so() {
         assert_eq!(answer.code(), "token_invalid", "{bad}");
         assert!(!answer.header("dpop-nonce").is_empty());
     }
-    // replicas do not know each other's proofs, so none accepts the nonce of another
+    // gates without a shared store do not know each other's proofs, so none accepts the nonce of another
     let foreign = ask_elsewhere(&elsewhere, &client, &nonce);
     assert_eq!(foreign.code(), "token_invalid");
 }
@@ -414,4 +417,116 @@ fn dpop_without_a_name_of_the_gate_is_a_start_error() {
     );
     let error = setup.try_start().err().expect("it started");
     assert!(error.contains("issuers[0].dpop") && error.contains("public_url"), "{error}");
+}
+
+/// A gate whose replicas share `redis`.
+fn replica(redis: &Redis, dpop: &str) -> Gate {
+    let config = format!(
+        "sessions: {{ store: redis, key_file: keys, redis: {{ url: '{}', key_prefix: '{PREFIX}' }} }}",
+        redis.url()
+    );
+    let keys = STANDARD.encode(KEY);
+    setup(dpop).config(&config).file("keys", &format!("{keys}\n")).start()
+}
+
+const KEY: [u8; 32] = *b"a server key of this test, 32 by";
+const PREFIX: &str = "cedargate:test:";
+
+#[test]
+fn a_proof_counts_once_among_replicas_and_never_without_their_store() {
+    let redis = Redis::start();
+    let gates = [replica(&redis, "dpop: {}"), replica(&redis, "dpop: {}")];
+    let client = Client::new();
+    let tokens = gates.each_ref().map(|gate| client.token(gate));
+    // each gate has an issuer of its own: the same proof, but for the hash of the token
+    let proof = |jti: &str, token: &str| {
+        let mut claims = client.proof(token);
+        claims["jti"] = json!(jti);
+        client.sign(&client.header(), &claims)
+    };
+    for (jti, first, second) in [("one", 0, 1), ("two", 1, 0)] {
+        assert_eq!(ask(&gates[first], &tokens[first], &proof(jti, &tokens[first])).status, 200);
+        for gate in [second, first] {
+            let refused = ask(&gates[gate], &tokens[gate], &proof(jti, &tokens[gate]));
+            assert_eq!(refused.code(), "token_invalid");
+        }
+    }
+    // many at once: one of them counts
+    let statuses = std::thread::scope(|scope| {
+        let asked = (0..8).map(|number| {
+            let (gate, token) = (&gates[number % 2], &tokens[number % 2]);
+            let proof = proof("three", token);
+            scope.spawn(move || {
+                let headers = [("authorization", format!("DPoP {token}")), ("dpop", proof)];
+                let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+                raw(gate.proxy, "GET", PAGE, &headers, b"").status
+            })
+        });
+        let asked: Vec<_> = asked.collect();
+        asked.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
+    // a store that does not answer
+    let seen = gates[0].app.count();
+    redis.kill();
+    let refused = ask(&gates[0], &tokens[0], &client.fresh(&tokens[0]));
+    assert_eq!((refused.status, refused.code().as_str()), (503, "store_unavailable"));
+    assert_eq!(gates[0].app.count(), seen);
+}
+
+#[test]
+fn replicas_accept_the_nonces_of_each_other_and_renew_them_in_time() {
+    let redis = Redis::start();
+    let gates = [
+        replica(&redis, "dpop: { nonce: true }"),
+        replica(&redis, "dpop: { nonce: true }"),
+    ];
+    let client = Client::new();
+    let token = client.token(&gates[0]);
+    let nonce = ask(&gates[0], &token, &client.fresh(&token)).header("dpop-nonce").to_owned();
+    for gate in &gates {
+        let answer = ask_elsewhere(gate, &client, &nonce);
+        assert_eq!((answer.status, answer.header("dpop-nonce")), (200, ""));
+    }
+    assert_eq!(
+        nonce_made_at(made_at(&nonce)),
+        nonce,
+        "the test makes nonces as the gate does"
+    );
+    for (age, status, is_renewed) in [
+        (140, 200, false),
+        (160, 200, true),
+        (290, 200, true),
+        (310, 401, true),
+        (-60, 401, true),
+    ] {
+        let answer = ask_elsewhere(&gates[1], &client, &nonce_made_at(now() - age));
+        let fresh = answer.header("dpop-nonce").to_owned();
+        assert_eq!((answer.status, !fresh.is_empty()), (status, is_renewed), "{age}");
+        if is_renewed {
+            assert_eq!(ask_elsewhere(&gates[0], &client, &fresh).status, 200, "{age}");
+        }
+    }
+}
+
+/// A nonce with the key that replicas derive of their key file.
+fn nonce_made_at(time: i64) -> String {
+    use aws_lc_rs::{hkdf, hmac};
+    struct Length;
+    impl hkdf::KeyType for Length {
+        fn len(&self) -> usize {
+            32
+        }
+    }
+    let info = [&u32::try_from(PREFIX.len()).unwrap().to_be_bytes(), PREFIX.as_bytes()].concat();
+    let mut key = [0; 32];
+    let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, b"cedargate dpop nonce v1").extract(&KEY);
+    extracted.expand(&[&info], Length).unwrap().fill(&mut key).unwrap();
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), &time.to_be_bytes());
+    b64([&time.to_be_bytes()[..], &tag.as_ref()[..16]].concat())
+}
+
+fn made_at(nonce: &str) -> i64 {
+    let bytes = URL_SAFE_NO_PAD.decode(nonce).unwrap();
+    i64::from_be_bytes(bytes[..8].try_into().unwrap())
 }
