@@ -412,7 +412,8 @@ impl BundleFollower {
 
     /// A disk that fails must not hold an emergency forbid back: the bundle is used, and saved at the next attempt.
     fn save(&self, bytes: Vec<u8>) {
-        let (version, mark) = (self.progress.lock().version.clone(), self.mark.lock().clone());
+        let version = self.progress.lock().version.clone();
+        let mark = self.mark.lock().clone();
         let Some(mark) = mark else { return };
         let saved = self
             .kept

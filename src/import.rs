@@ -17,6 +17,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+use self::options::Given;
 use self::settings::Settings;
 
 /// The translation of one configuration.
@@ -97,8 +98,12 @@ pub fn oauth2_proxy(text: &str) -> Result<Imported, String> {
         );
     }
     for (name, setting) in &settings.0 {
-        let is_on = settings.switch(name).is_some();
-        if let Some((weight, message)) = options::remark(name, setting.text().is_empty(), is_on) {
+        let given = match settings.switch(name) {
+            _ if setting.text().is_empty() => Given::Empty,
+            Some(_) => Given::On,
+            None => Given::Other,
+        };
+        if let Some((weight, message)) = options::remark(name, given) {
             remarks.of(weight, setting, message);
         }
     }

@@ -48,7 +48,8 @@ impl TotpSecret {
     /// The address that an authenticator app reads, as a link or a QR code.
     pub fn address(&self, account: &str, issuer: &str) -> String {
         let encode = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
-        let (account, issuer) = (encode(account), encode(issuer));
+        let account = encode(account);
+        let issuer = encode(issuer);
         format!("otpauth://totp/{issuer}:{account}?secret={}&issuer={issuer}", self.to_text())
     }
 

@@ -91,7 +91,8 @@ impl Lines {
 
     fn of(mut from: impl BufRead + Send + 'static) -> io::Result<Self> {
         let start = from.fill_buf()?;
-        let (is_gzip, is_zstd) = (start.starts_with(&GZIP_MAGIC), start.starts_with(&ZSTD_MAGIC));
+        let is_gzip = start.starts_with(&GZIP_MAGIC);
+        let is_zstd = start.starts_with(&ZSTD_MAGIC);
         let from: Box<dyn BufRead + Send> = if is_gzip {
             Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(from)))
         } else if is_zstd {
@@ -133,7 +134,8 @@ impl Lines {
         loop {
             let buffer = self.from.fill_buf()?;
             let end = buffer.iter().position(|byte| *byte == b'\n');
-            let (length, is_over) = (end.map_or(buffer.len(), |at| at + 1), end.is_some() || buffer.is_empty());
+            let length = end.map_or(buffer.len(), |at| at + 1);
+            let is_over = end.is_some() || buffer.is_empty();
             self.from.consume(length);
             self.next += length as u64;
             if is_over {

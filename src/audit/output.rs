@@ -246,7 +246,8 @@ impl Output {
     fn write_chained(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
         let Progress { bytes, result } = self.sink.write(&self.chained.text);
         let Some(chain) = &mut self.chain else { return (0, result) };
-        let (mut taken, mut start) = (0, 0);
+        let mut taken = 0;
+        let mut start = 0;
         for mark in &self.chained.marks {
             if bytes <= start {
                 break;

@@ -16,6 +16,7 @@ use super::chain::link::{ChainId, Link};
 use super::chain::{CheckpointEvent, PlaceText};
 use super::lines::{self, Line, Lines};
 use crate::base::ed25519::VerifyingKey;
+use crate::base::terminal::counted;
 use follow::Follower;
 
 /// Chains that are followed at once. One run of one gate is one chain.
@@ -286,7 +287,7 @@ impl Verifier<'_> {
         if let Some((spot, count)) = self.unchained.take() {
             let message = format!(
                 "{} here without a place in a chain",
-                count_of(count, "line stands", "lines stand")
+                counted(count, "line stands", "lines stand")
             );
             self.add(Kind::Unchained, spot, &message);
         }
@@ -315,7 +316,7 @@ impl Verifier<'_> {
         if let Some((spot, count)) = self.not_covered.take() {
             let message = format!(
                 "{} before the first chain and not covered",
-                count_of(count, "line is", "lines are")
+                counted(count, "line is", "lines are")
             );
             self.add(Kind::NotCovered, spot, &message);
         }
@@ -344,9 +345,4 @@ impl Verifier<'_> {
             lines: self.lines,
         }
     }
-}
-
-/// `1 line`, `7 lines`.
-fn count_of(number: u64, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }

@@ -328,20 +328,6 @@ fn a_token_over_the_limit_is_refused_by_its_length() {
 }
 
 #[test]
-fn proto_keys_are_just_data() {
-    let authn = authn();
-    let mut claims = claims();
-    for name in ["__proto__", "constructor", "prototype", "$serde_json::private::Number"] {
-        claims[name] = json!({"sub": "root", "tenant": "evil", "roles": ["admin"]});
-    }
-    let identity = judge(&authn, &es(claims)).unwrap().identity;
-    assert_eq!(
-        (identity.subject.as_str(), identity.roles),
-        ("alice", vec!["viewer".to_owned()])
-    );
-}
-
-#[test]
 fn error_format_is_a_code_of_the_closed_set_and_a_private_detail() {
     let authn = authn();
     let refusal = Refusal::from(judge(&authn, "x").unwrap_err());

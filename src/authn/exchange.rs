@@ -333,11 +333,9 @@ fn cache_key(exchange: Exchange<'_>) -> [u8; 32] {
     let settings = exchange.settings;
     let scopes = settings.scopes.join(" ");
     let optional = |text: &'_ Option<String>| text.clone().map_or_else(|| "-".to_owned(), |text| format!("+{text}"));
-    let (url, audience, resource) = (
-        optional(&settings.token_url),
-        optional(&settings.audience),
-        optional(&settings.resource),
-    );
+    let url = optional(&settings.token_url);
+    let audience = optional(&settings.audience);
+    let resource = optional(&settings.resource);
     let parts = [
         exchange.subject.token,
         &settings.issuer,

@@ -126,7 +126,8 @@ fn id_of(public_key: &[u8]) -> String {
 
 /// The DER of consecutive PEM blocks of this label. `None` if the text holds anything else.
 fn blocks(text: &str, label: &str) -> Option<Vec<Vec<u8>>> {
-    let (begin, end) = (format!("-----BEGIN {label}-----"), format!("-----END {label}-----"));
+    let begin = format!("-----BEGIN {label}-----");
+    let end = format!("-----END {label}-----");
     let parts = text.split_inclusive(&end).filter(|part| !part.trim().is_empty());
     let ders = parts.map(|part| {
         let base64 = part.trim().strip_prefix(&begin)?.strip_suffix(&end)?;

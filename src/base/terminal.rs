@@ -61,3 +61,8 @@ pub(crate) fn escaped(text: &str) -> String {
     }
     escaped
 }
+
+/// A number with its noun: `1 line`, `2 lines`.
+pub fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}

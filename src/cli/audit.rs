@@ -48,6 +48,13 @@ pub(crate) struct VerifyArgs {
     format: Format,
 }
 
+/// The answer to whether the log is as the gate wrote it.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Verdict {
+    Intact,
+    NotIntact,
+}
+
 pub(crate) fn run(command: &AuditCommand) -> Exit {
     let AuditCommand::Verify(args) = command;
     Exit::or_usage(verify_files(args))
@@ -72,9 +79,10 @@ fn verify_files(args: &VerifyArgs) -> Result<Exit, String> {
     }
     let is_error = |finding: &verify::Finding| args.complete || finding.kind.is_damage();
     let is_intact = !report.findings.iter().any(is_error) && report.findings_left_out == 0 && !report.chains.is_empty();
+    let verdict = if is_intact { Verdict::Intact } else { Verdict::NotIntact };
     print(&match args.format {
-        Format::Json => json_report::text(&as_json(args, &report, is_intact)),
-        _ => as_text(args, &report, is_intact),
+        Format::Json => json_report::text(&as_json(args, &report, verdict)),
+        _ => as_text(args, &report, verdict),
     });
     Ok(if is_intact { Exit::Ok } else { Exit::Invalid })
 }
@@ -137,7 +145,7 @@ fn place(spot: &verify::Spot) -> String {
     format!("{}:{}", spot.file, spot.line)
 }
 
-fn as_json(args: &VerifyArgs, report: &Report, is_intact: bool) -> Value {
+fn as_json(args: &VerifyArgs, report: &Report, verdict: Verdict) -> Value {
     let findings = report.findings.iter().map(|found| {
         let mut value = json!(finding(args, found));
         if let Some(fields) = value.as_object_mut() {
@@ -148,7 +156,7 @@ fn as_json(args: &VerifyArgs, report: &Report, is_intact: bool) -> Value {
         value
     });
     json!({
-        "intact": is_intact,
+        "intact": verdict == Verdict::Intact,
         "signatures": if args.hashes_only { "not checked" } else { "checked" },
         "findings": findings.collect::<Vec<_>>(),
         "findings_left_out": report.findings_left_out,
@@ -158,7 +166,7 @@ fn as_json(args: &VerifyArgs, report: &Report, is_intact: bool) -> Value {
     })
 }
 
-fn as_text(args: &VerifyArgs, report: &Report, is_intact: bool) -> String {
+fn as_text(args: &VerifyArgs, report: &Report, verdict: Verdict) -> String {
     let paint = Paint::stdout();
     let findings: Vec<Finding> = report.findings.iter().map(|found| finding(args, found)).collect();
     // no excerpts: the files may be large
@@ -170,14 +178,15 @@ fn as_text(args: &VerifyArgs, report: &Report, is_intact: bool) -> String {
         out.push_str(&chain_text(chain));
     }
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
-    let verdict = match (is_intact, args.hashes_only) {
-        (true, false) => paint.green("intact"),
-        (true, true) => "hashes fit; signatures were not checked".to_owned(),
-        (false, _) if errors > 0 => paint.red("NOT INTACT"),
-        (false, _) => paint.red("NOTHING PROVEN"),
+    let shown = match (verdict, args.hashes_only) {
+        (Verdict::Intact, false) => paint.green("intact"),
+        (Verdict::Intact, true) => "hashes fit; signatures were not checked".to_owned(),
+        (Verdict::NotIntact, _) if errors > 0 => paint.red("NOT INTACT"),
+        (Verdict::NotIntact, _) => paint.red("NOTHING PROVEN"),
     };
-    let (files, lines) = (report.files.len(), report.lines);
-    out.push_str(&format!("\n{verdict}: {lines} lines in {files} files, {errors} errors\n"));
+    let files = report.files.len();
+    let lines = report.lines;
+    out.push_str(&format!("\n{shown}: {lines} lines in {files} files, {errors} errors\n"));
     out
 }
 
@@ -200,7 +209,8 @@ fn chain_text(chain: &ChainReport) -> String {
     } else {
         String::new()
     };
-    let (first, last) = (place(&chain.first), place(&chain.last));
+    let first = place(&chain.first);
+    let last = place(&chain.last);
     text::escaped(&format!(
         "chain {id} of {replica}: {lines} lines from {first} to {last}, {checkpoints} checkpoints, {proven}, {} not proven{end}{lost}",
         chain.not_proven

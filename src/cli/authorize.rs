@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use cedargate_policy::decision::{Decision, decide};
-use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::denial::Denial;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::offline::QueryArgs;
+use super::report::{Format, json as json_report};
 use super::{Exit, Paint, complain, print};
 use crate::doors::authorize::append_answer;
 
@@ -16,14 +17,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     query: QueryArgs,
     /// The form of the report
-    #[arg(long, value_enum, default_value = "human")]
+    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
     format: Format,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 /// A decision of one portal's revision.
@@ -52,51 +47,56 @@ pub(crate) fn run(args: &Args) -> Exit {
 }
 
 fn report(format: Format, decided: &Decided) -> Exit {
+    let refusal = decided.decision.unevaluated();
+    print(&match (format, refusal) {
+        (Format::Json, None) => json_report::text(&answer(decided)),
+        (Format::Json, Some(refusal)) => {
+            let code = refusal.denial.code();
+            json_report::text(&json!({"decision": "deny", "reason": code, "detail": refusal.detail}))
+        }
+        (_, None) => decision_text(decided),
+        (_, Some(refusal)) => {
+            let code = refusal.denial.code();
+            format!("{} {code}: {}\n", Paint::stdout().red("deny"), refusal.detail)
+        }
+    });
+    match refusal {
+        Some(refusal) if refusal.denial == Denial::RequestInvalid => Exit::Usage,
+        None if decided.decision.denial().is_none() => Exit::Ok,
+        _ => Exit::Deny,
+    }
+}
+
+/// The answer that `/authorize` would give.
+fn answer(decided: &Decided) -> Value {
+    let mut answer = Vec::new();
+    append_answer(
+        &mut answer,
+        &decided.decision,
+        Uuid::now_v7(),
+        &decided.portal,
+        &decided.revision,
+    );
+    serde_json::from_slice(&answer).unwrap_or_default()
+}
+
+fn decision_text(decided: &Decided) -> String {
     let Decided {
         decision,
         portal,
         revision,
     } = decided;
-    if let Some(refusal) = decision.unevaluated() {
-        return report_refusal(format, refusal);
+    let paint = Paint::stdout();
+    let head = match decision.denial() {
+        None => paint.green("allow"),
+        Some(denial) => format!("{} {}", paint.red("deny"), denial.code()),
+    };
+    let mut text = format!("{head}  (portal {portal}, revision {revision})\n");
+    for policy in decision.policies() {
+        text.push_str(&format!("  decided by {} {}\n", policy.id, paint.dim(&policy.place)));
     }
-    let denial = decision.denial();
-    match format {
-        Format::Json => {
-            let mut answer = Vec::new();
-            append_answer(&mut answer, decision, Uuid::now_v7(), portal, revision);
-            let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
-            print(&format!("{answer:#}\n"));
-        }
-        Format::Human => {
-            let paint = Paint::stdout();
-            let head = denial.map_or_else(|| paint.green("allow"), |d| format!("{} {}", paint.red("deny"), d.code()));
-            print(&format!("{head}  (portal {portal}, revision {revision})\n"));
-            for policy in decision.policies() {
-                print(&format!("  decided by {} {}\n", policy.id, paint.dim(&policy.place)));
-            }
-            for error in decision.errors() {
-                print(&format!("  {}\n", error.message));
-            }
-        }
+    for error in decision.errors() {
+        text.push_str(&format!("  {}\n", error.message));
     }
-    if denial.is_none() { Exit::Ok } else { Exit::Deny }
-}
-
-/// The query ended before policies were evaluated.
-fn report_refusal(format: Format, refusal: &Refusal) -> Exit {
-    let code = refusal.denial.code();
-    let detail = &refusal.detail;
-    match format {
-        Format::Human => print(&format!("{} {code}: {detail}\n", Paint::stdout().red("deny"))),
-        Format::Json => print(&format!(
-            "{:#}\n",
-            json!({"decision": "deny", "reason": code, "detail": detail})
-        )),
-    }
-    if refusal.denial == Denial::RequestInvalid {
-        Exit::Usage
-    } else {
-        Exit::Deny
-    }
+    text
 }

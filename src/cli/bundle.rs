@@ -129,7 +129,8 @@ fn label(text: &str) -> Result<Label, String> {
 }
 
 fn keygen(args: &KeygenArgs) -> Result<String, String> {
-    let (private, public) = (with_ending(&args.name, "key"), with_ending(&args.name, "pub"));
+    let private = with_ending(&args.name, "key");
+    let public = with_ending(&args.name, "pub");
     if let Some(there) = [&private, &public].into_iter().find(|path| path.exists()) {
         return Err(format!("`{}` is there already; name another pair", there.display()));
     }

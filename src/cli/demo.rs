@@ -100,7 +100,8 @@ fn start(args: &Args, tree: &Path) -> Result<Exit, String> {
     let jwks = folder.0.join("jwks.json");
     std::fs::write(&jwks, key.jwks().to_string()).map_err(|e| e.to_string())?;
     let people = people::people()?;
-    let (users_file, decision_log) = (folder.0.join(USERS_FILE), folder.0.join(DECISION_LOG));
+    let users_file = folder.0.join(USERS_FILE);
+    let decision_log = folder.0.join(DECISION_LOG);
     people::write_accounts(&people, &users_file)?;
     let app = Arc::new(shop(args, &people, &decision_log)?);
     let address = app::serve(Arc::clone(&app)).map_err(|e| e.to_string())?;

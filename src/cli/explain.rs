@@ -20,6 +20,7 @@ use super::offline::{OfflineCaller, QueryArgs};
 use super::report::json as json_report;
 use super::{Exit, Paint, complain, print};
 use crate::base::terminal::escaped;
+use crate::explained::text::OutOfScope;
 use crate::explained::{Explained, json, text};
 
 #[derive(clap::Args)]
@@ -63,9 +64,10 @@ pub(crate) fn run(args: &Args) -> Exit {
         }
         .explain(),
     };
+    let shown = if args.all { OutOfScope::All } else { OutOfScope::Nearest };
     Exit::or_usage(explained.map(|explained| {
         print(&match args.format {
-            Format::Human => text::report(&explained, args.all, Paint::stdout()),
+            Format::Human => text::report(&explained, shown, Paint::stdout()),
             Format::Json => json_report::text(&json::report(&explained)),
         });
         match explained.explanation.decision.denial() {

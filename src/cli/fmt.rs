@@ -32,7 +32,8 @@ fn format_tree(args: &Args) -> Result<Exit, String> {
         indent_width: args.indent.into(),
     };
     let paint = Paint::stdout();
-    let (mut changed, mut broken) = (0, 0);
+    let mut changed = 0;
+    let mut broken = 0;
     let names: Vec<String> = workbench.policy_files().map(str::to_owned).collect();
     for problem in workbench.problems() {
         broken += 1;

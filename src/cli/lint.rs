@@ -148,7 +148,9 @@ fn as_text(findings: &[Finding], workbench: &Workbench, described: &[OpenApiFile
     };
     let mut report = text::findings(findings, &source, Paint::stdout());
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
-    let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
+    let errors = count(Severity::Error);
+    let warnings = count(Severity::Warning);
+    let notes = count(Severity::Note);
     if !report.is_empty() {
         report.push('\n');
     }

@@ -16,6 +16,7 @@ use super::tree::{PortalLoad, Workbench};
 use super::{Paint, complain};
 use crate::app::STACK_BYTES;
 use crate::base::clock::unix_millis;
+use crate::base::terminal::counted;
 use crate::replay::{Change, Example, LogReader, PortalRevision, Portals, ReadProgress, Reading, Selection, Totals, Visitor};
 
 /// Lines between two looks at the progress bar's time.
@@ -169,11 +170,6 @@ pub(super) fn example_json(example: &Example) -> Value {
         "file": example.file,
         "line": example.line,
     })
-}
-
-/// `1 decision`, `7 decisions`.
-pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn since(text: &str) -> Result<Since, String> {

@@ -19,10 +19,21 @@ pub(super) enum Source {
     Stdin,
 }
 
-impl Source {
-    /// `stdin`: the flag `--password-stdin`.
-    pub fn of(stdin: bool) -> Self {
-        if stdin { Self::Stdin } else { Self::Terminal }
+/// The flag that says where the password comes from.
+#[derive(clap::Args)]
+pub(crate) struct PasswordArgs {
+    /// Read the password from stdin, one line, instead of asking
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+impl PasswordArgs {
+    pub fn source(&self) -> Source {
+        if self.password_stdin {
+            Source::Stdin
+        } else {
+            Source::Terminal
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::logs::grid::Grid;
-use super::logs::{LogArgs, ReportFormat, change_head, complain_about, counted, totals_json};
+use super::logs::{LogArgs, ReportFormat, change_head, complain_about, totals_json};
 use super::report::json as json_report;
 use super::{Exit, Paint, print};
+use crate::base::terminal::counted;
 use crate::replay::{Change, Disagreements, Totals};
 
 /// Groups that people are shown; scripts get all.

@@ -9,11 +9,12 @@ use cedargate_policy::decision_tests::{DecisionTests, Options, Subject};
 use serde_json::{Value, json};
 
 use super::logs::grid::Grid;
-use super::logs::{self, LogArgs, ReportFormat, complain_about, counted, totals_json};
+use super::logs::{self, LogArgs, ReportFormat, complain_about, totals_json};
 use super::report::json as json_report;
 use super::tree::{PortalLoad, TreeArgs};
 use super::{Exit, complain, print};
 use crate::base::clock::rfc3339_millis;
+use crate::base::terminal::counted;
 use crate::replay::{Kind, Named, Totals, Usage};
 
 const DAY_MILLIS: i64 = 24 * 60 * 60 * 1000;
@@ -176,7 +177,8 @@ fn unlike_tests(subject: &Subject<'_>, tests: &DecisionTests<'_>, used: &Usage<'
             let Some(target) = &decision.target else { return };
             let schema = &query.revision.rules.schema;
             let resource = &target.resource.uid;
-            let (action, ty) = (schema.action_text(&target.action), schema.type_text(resource.type_name()));
+            let action = schema.action_text(&target.action);
+            let ty = schema.type_text(resource.type_name());
             let kind = Kind::new(portal, &action, &ty, resource.id().unescaped());
             let roles = caller.identity().map(|identity| identity.roles.iter().cloned().collect());
             let roles: BTreeSet<String> = roles.unwrap_or_default();
@@ -225,7 +227,8 @@ fn tables(unused: &Unused) -> Vec<Titled> {
         .map(|permit| vec![permit.id.clone(), last_text(permit.last), permit.place.clone()]);
     let roles = unused.roles.iter().map(|idle| vec![idle.role.clone(), last_text(idle.last)]);
     let tests = unused.tests.iter().map(|test| vec![test.name.clone(), place(test)]);
-    let (permits_total, tests_total) = (unused.permits_total, unused.tests_total);
+    let permits_total = unused.permits_total;
+    let tests_total = unused.tests_total;
     vec![
         Titled {
             title: format!("permits not used: {} of {permits_total}", unused.permits.len()),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Exit;
 use super::config_file::ConfigFile;
-use super::password::{Source, read_password};
+use super::password::{PasswordArgs, read_password};
 use super::report::{Table, text};
 use crate::accounts::{self, Hash, NewUser, TotpSecret, UserState, Users, UsersEditor, check_name};
 use crate::base::clock::unix_seconds;
@@ -55,9 +55,8 @@ pub(crate) struct AddArgs {
     /// Give the account a second factor; prints the address for an authenticator app
     #[arg(long)]
     totp: bool,
-    /// Read the password from stdin, one line, instead of asking
-    #[arg(long)]
-    password_stdin: bool,
+    #[command(flatten)]
+    password: PasswordArgs,
 }
 
 #[derive(clap::Args)]
@@ -72,9 +71,8 @@ pub(crate) struct PasswdArgs {
     name: String,
     #[command(flatten)]
     users_file: UsersFileArgs,
-    /// Read the password from stdin, one line, instead of asking
-    #[arg(long)]
-    password_stdin: bool,
+    #[command(flatten)]
+    password: PasswordArgs,
 }
 
 #[derive(clap::Args)]
@@ -114,7 +112,7 @@ fn add(args: &AddArgs) -> Result<String, String> {
     }
     let spec = NewUser {
         name: args.name.clone(),
-        password: Hash::new(&read_password(Source::of(args.password_stdin))?)?,
+        password: Hash::new(&read_password(args.password.source())?)?,
         totp: args.totp.then(TotpSecret::generate).transpose()?,
         tenant: args.tenant.clone(),
         roles: args.role.clone(),
@@ -141,7 +139,7 @@ fn set_password(args: &PasswdArgs) -> Result<String, String> {
             args.name.escape_debug()
         ));
     }
-    let hash = Hash::new(&read_password(Source::of(args.password_stdin))?)?;
+    let hash = Hash::new(&read_password(args.password.source())?)?;
     let users = UsersEditor::open(&path).map_err(|e| e.to_string())?;
     users.set_password(&args.name, &hash).map_err(|e| e.to_string())?;
     Ok(format!("`{}` has a new password in {}\n", args.name, path.display()))

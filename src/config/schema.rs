@@ -85,10 +85,12 @@ impl<'a> SchemaCheck<'a> {
             .filter(|form| json_types(node).iter().any(|name| allows(form, name)))
             .collect();
         if fitting.is_empty() {
-            let got = describe(
-                node,
-                is_secret(schema) || all.iter().any(|form| form.contains_key("writeOnly")),
-            );
+            let is_hidden = is_secret(schema) || all.iter().any(|form| form.contains_key("writeOnly"));
+            let got = if is_hidden {
+                node.type_name().to_owned()
+            } else {
+                describe(node)
+            };
             self.error(path, &node.origin, format!("expected {}, got {got}", expected(&all)));
             // an empty mapping takes the place of a wrong item in a list, so that the items after it keep their numbers
             return all
@@ -344,11 +346,11 @@ fn expected(forms: &[Form<'_>]) -> String {
     names.join(" or ")
 }
 
-fn describe(node: &Node, secret: bool) -> String {
+fn describe(node: &Node) -> String {
     match &node.shape {
-        Shape::Text(text) if !secret && text.len() <= 80 && !text.contains('@') => format!("the string `{text}`"),
-        Shape::Number(number) if !secret => format!("the number `{number}`"),
-        Shape::Bool(value) if !secret => format!("the boolean `{value}`"),
+        Shape::Text(text) if text.len() <= 80 && !text.contains('@') => format!("the string `{text}`"),
+        Shape::Number(number) => format!("the number `{number}`"),
+        Shape::Bool(value) => format!("the boolean `{value}`"),
         _ => node.type_name().to_owned(),
     }
 }

@@ -53,14 +53,10 @@ impl Admin {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        let verbose = request
-            .uri()
-            .query()
-            .is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
         match request.uri().path() {
             "/livez" | "/healthz" | "/ping" => text(StatusCode::OK, "ok\n".to_owned()),
             "/startupz" => self.startup(),
-            "/readyz" | "/ready" => self.ready(verbose),
+            "/readyz" | "/ready" => self.ready(request.uri().query()),
             "/drained" => self.drained().await,
             "/metrics" => self.metrics(),
             "/status" => json_for_operator(StatusCode::OK, &self.status().await),
@@ -75,13 +71,14 @@ impl Admin {
         readiness(&self.readiness.pending(), "")
     }
 
-    fn ready(&self, verbose: bool) -> Response<Body> {
+    fn ready(&self, query: Option<&str>) -> Response<Body> {
+        let is_verbose = query.is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
         let mut pending = self.readiness.pending();
         if self.shutdown.is_draining() {
             pending.push("draining".to_owned());
         }
         let mut lines = String::new();
-        if verbose {
+        if is_verbose {
             let registry = self.gate.portals.load();
             for portal in &registry.portals {
                 let revision = portal.active.load();

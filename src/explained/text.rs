@@ -11,7 +11,14 @@ use crate::base::terminal::{Paint, escaped};
 /// Policies out of scope that are shown without `--all`.
 const OUT_OF_SCOPE_MAX: usize = 8;
 
-pub(crate) fn report(explained: &Explained, all: bool, paint: Paint) -> String {
+/// The policies out of scope that a text shows.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum OutOfScope {
+    Nearest,
+    All,
+}
+
+pub(crate) fn report(explained: &Explained, shown: OutOfScope, paint: Paint) -> String {
     let mut text = headline(explained, paint);
     text.push_str(&subjects(explained));
     let explanation = &explained.explanation;
@@ -19,7 +26,11 @@ pub(crate) fn report(explained: &Explained, all: bool, paint: Paint) -> String {
     for (at, evaluation) in explanation.evaluations.iter().enumerate() {
         let is_last = at + 1 == explanation.evaluations.len();
         if is_last || has_something_to_say(evaluation) {
-            text.push_str(&one_evaluation(evaluation, is_last, all, paint));
+            if !is_last {
+                let reading = format!("{} on {}", evaluation.action, evaluation.resource.uid);
+                text.push_str(&format!("\nforbids of the same request, read as {}\n", escaped(&reading)));
+            }
+            text.push_str(&one_evaluation(evaluation, shown, paint));
         }
     }
     text
@@ -123,12 +134,8 @@ fn has_something_to_say(evaluation: &ExplainedEvaluation) -> bool {
     policies.any(|policy| matches!(policy.verdict, PolicyOutcome::Satisfied | PolicyOutcome::Failed(_)))
 }
 
-fn one_evaluation(evaluation: &ExplainedEvaluation, is_last: bool, all: bool, paint: Paint) -> String {
+fn one_evaluation(evaluation: &ExplainedEvaluation, shown: OutOfScope, paint: Paint) -> String {
     let mut text = String::new();
-    if !is_last {
-        let reading = format!("{} on {}", evaluation.action, evaluation.resource.uid);
-        text.push_str(&format!("\nforbids of the same request, read as {}\n", escaped(&reading)));
-    }
     let (mut outside, inside): (Vec<_>, Vec<_>) = evaluation
         .policies
         .iter()
@@ -141,7 +148,10 @@ fn one_evaluation(evaluation: &ExplainedEvaluation, is_last: bool, all: bool, pa
     text.extend(inside.iter().map(|one| policy(one, evaluation, paint)));
     if !outside.is_empty() {
         text.push_str("\npolicies whose scope does not fit\n");
-        let shown = if all { outside.len() } else { OUT_OF_SCOPE_MAX };
+        let shown = match shown {
+            OutOfScope::All => outside.len(),
+            OutOfScope::Nearest => OUT_OF_SCOPE_MAX,
+        };
         text.extend(outside.iter().take(shown).map(|one| out_of_scope(one, paint)));
         if let Some(more) = outside.len().checked_sub(shown).filter(|more| *more > 0) {
             text.push_str(&format!("  … and {more} more (--all)\n"));

@@ -48,7 +48,8 @@ impl OnlyFor {
     /// Compares with the headers that tell the app who the caller is. An anonymous caller is in no list.
     fn check(&self, told: &HeaderMap) -> Result<(), Refusal> {
         let text = |name: &str| told.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let (email, groups) = (text("x-forwarded-email"), text("x-forwarded-groups"));
+        let email = text("x-forwarded-email");
+        let groups = text("x-forwarded-groups");
         let is_told = |wanted: &String, told: &str| !told.is_empty() && header_value(wanted).as_bytes() == told.as_bytes();
         let in_groups = |wanted: &String| groups.split(',').any(|group| is_told(wanted, group));
         let in_domain = |wanted: &String| match email.split_once('@') {

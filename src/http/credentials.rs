@@ -282,7 +282,8 @@ fn take_websocket_protocol(headers: &mut HeaderMap, marker: &str) -> Result<Vec<
     if !all.iter().any(|item| item == marker) {
         return Ok(Vec::new());
     }
-    let (mut found, mut kept) = (Vec::new(), Vec::new());
+    let mut found = Vec::new();
+    let mut kept = Vec::new();
     let mut items = all.into_iter();
     while let Some(item) = items.next() {
         if item != marker {

@@ -2,6 +2,8 @@
 //!
 //! SECURITY: what cannot be said exactly is said more narrowly. Without a statement of who may come in, no policy permits.
 
+use cedargate_policy::json::quoted;
+
 use super::serving::Portals;
 use super::settings::Settings;
 use super::{ImportedFile, Remarks, Weight};
@@ -201,12 +203,12 @@ fn portal_yaml(name: &str, public: &[String], settings: &Settings) -> String {
     if let Some(setting) = settings.get("oidc_email_claim").filter(|setting| setting.text() != "email") {
         text.push_str(&format!(
             "claims: {{ email: {} }}    # oidc_email_claim\n",
-            super::yaml::quoted(setting.text())
+            quoted(setting.text())
         ));
     }
     if !public.is_empty() {
         text.push_str("public:                                # skip_auth_routes\n");
-        text.extend(public.iter().map(|path| format!("  - {}\n", super::yaml::quoted(path))));
+        text.extend(public.iter().map(|path| format!("  - {}\n", quoted(path))));
     }
     text
 }

@@ -355,12 +355,25 @@ pub(crate) fn canonical(written: &str) -> (String, Option<Shape>) {
     known.map_or((name, None), |(name, shape, _)| ((*name).to_owned(), Some(*shape)))
 }
 
-/// What a remark says about a setting that no other part of the translation reads. `is_on`: a switch that is on.
-pub(super) fn remark(name: &str, is_empty: bool, is_on: bool) -> Option<(Weight, &'static str)> {
+/// The value of a setting, as far as a remark depends on it.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Given {
+    Empty,
+    /// A switch that is on.
+    On,
+    Other,
+}
+
+/// What a remark says about a setting that no other part of the translation reads.
+pub(super) fn remark(name: &str, given: Given) -> Option<(Weight, &'static str)> {
     let Some((_, shape, fate)) = option(name) else {
         return Some((Weight::Decide, "is no setting of oauth2-proxy 7; look up what it did"));
     };
-    let is_default = is_empty || matches!((shape, is_on), (Switch, false) | (On, true));
+    let is_default = match given {
+        Given::Empty => true,
+        Given::On => matches!(shape, On),
+        Given::Other => matches!(shape, Switch),
+    };
     let remark = match fate {
         Carried => None,
         Note(message) => Some((Weight::Note, *message)),

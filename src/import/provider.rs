@@ -1,7 +1,9 @@
 //! The provider: an issuer, and the client that logs in at it.
 
+use cedargate_policy::json::quoted;
+
 use super::settings::{Setting, Settings};
-use super::yaml::{Yaml, list, quoted};
+use super::yaml::{Yaml, list};
 use super::{Remarks, Weight};
 
 /// Stands where the operator must name an issuer.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use cedargate_policy::json::quoted;
 use url::Url;
 
 use super::provider::over_tls;
 use super::settings::{Setting, Settings};
-use super::yaml::{Yaml, list, quoted};
+use super::yaml::{Yaml, list};
 use super::{Remarks, Weight};
 
 /// Where oauth2-proxy listens without a setting.

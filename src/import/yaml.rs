@@ -1,5 +1,7 @@
 //! Writes YAML line by line, each value with the setting that it came from.
 
+use cedargate_policy::json::quoted;
+
 use super::settings::Setting;
 
 /// Column of the comments, if the line is shorter.
@@ -31,11 +33,6 @@ impl Yaml {
     pub fn text(self) -> String {
         self.0
     }
-}
-
-/// A value as YAML reads it back: JSON is a part of YAML.
-pub(crate) fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 pub(crate) fn list<T: AsRef<str>>(items: &[T]) -> String {

@@ -32,7 +32,8 @@ pub(super) fn difference(before: &str, after: &str) -> Option<String> {
         return Some("the number of documents".to_owned());
     }
     before.iter().zip(&after).find_map(|(before, after)| {
-        let (before, after) = (leaves(before), leaves(after));
+        let before = leaves(before);
+        let after = leaves(after);
         let lost = before
             .iter()
             .find(|(path, value)| after.get(*path) != Some(value) && !may_change(path));

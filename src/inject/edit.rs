@@ -200,7 +200,8 @@ impl<'a> Editor<'a> {
             return Ok(());
         }
         // the end of the last part that stays, and of the part before
-        let (mut stays, mut previous) = (None, whole.start + 1);
+        let mut stays = None;
+        let mut previous = whole.start + 1;
         for (n, part) in parts.iter().enumerate() {
             let between = self.slice(previous, part.start()).trim();
             if n > 0 && between != "," && is_ours(part) {

@@ -124,7 +124,8 @@ impl<'a> Builder<'a> {
     }
 
     fn node(&mut self, event: Event<'a>, span: &Span) -> Result<Node, SyntaxError> {
-        let (start, end) = (offset(span.start)?, offset(span.end)?);
+        let start = offset(span.start)?;
+        let end = offset(span.end)?;
         let mut node = Node {
             start,
             end,
@@ -167,7 +168,7 @@ impl<'a> Builder<'a> {
         loop {
             let (event, span) = self.expect()?;
             if event == Event::SequenceEnd {
-                node.end = end_of(is_flow, &span, items.iter().map(|item: &Node| item.end).max(), node.start)?;
+                node.end = end_of(style, &span, items.iter().map(|item: &Node| item.end).max(), node.start)?;
                 break;
             }
             items.push(self.node(event, &span)?);
@@ -183,7 +184,7 @@ impl<'a> Builder<'a> {
             let (event, span) = self.expect()?;
             if event == Event::MappingEnd {
                 let last = entries.iter().map(|entry| entry.end()).max();
-                node.end = end_of(is_flow, &span, last, node.start)?;
+                node.end = end_of(style, &span, last, node.start)?;
                 break;
             }
             let key = self.node(event, &span)?;
@@ -204,8 +205,8 @@ fn offset(marker: granit_parser::Marker) -> Result<usize, SyntaxError> {
 }
 
 /// The end of a collection: its closing bracket, or the end of its last content.
-fn end_of(is_flow: bool, span: &Span, last: Option<usize>, start: usize) -> Result<usize, SyntaxError> {
-    if is_flow {
+fn end_of(style: StructureStyle, span: &Span, last: Option<usize>, start: usize) -> Result<usize, SyntaxError> {
+    if style == StructureStyle::Flow {
         return offset(span.end);
     }
     Ok(last.unwrap_or(start).max(start))

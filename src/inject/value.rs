@@ -2,6 +2,7 @@
 //!
 //! Order is kept: a container reads as the chart writes it.
 
+use cedargate_policy::json::quoted;
 use serde_json::Value as Json;
 
 use super::tree::{Node, Shape};
@@ -202,10 +203,6 @@ impl Value {
             other => other.flow(),
         }
     }
-}
-
-fn quoted(text: &str) -> String {
-    Json::String(text.to_owned()).to_string()
 }
 
 /// A plain scalar as YAML 1.2 reads it.

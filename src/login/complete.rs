@@ -244,7 +244,7 @@ impl RelyingParty {
 
 fn new_grant(tokens: Tokens, id_token: Redacted<String>, now_millis: i64) -> Grant {
     Grant {
-        refresh_at: refresh_at(tokens.refresh_token.is_some(), tokens.expires_in, now_millis),
+        refresh_at: refresh_at(tokens.refresh_token.as_ref(), tokens.expires_in, now_millis),
         id_token,
         refresh_token: tokens.refresh_token,
         access_token: tokens.access_token,
@@ -252,12 +252,12 @@ fn new_grant(tokens: Tokens, id_token: Redacted<String>, now_millis: i64) -> Gra
 }
 
 /// Unix milliseconds at which a renewal is due; `None` without a refresh token.
-pub(super) fn refresh_at(renewable: bool, expires_in: Option<Duration>, now_millis: i64) -> Option<i64> {
+pub(super) fn refresh_at(refresh_token: Option<&Redacted<String>>, expires_in: Option<Duration>, now_millis: i64) -> Option<i64> {
     let life = expires_in
         .unwrap_or(ACCESS_TOKEN_LIFE)
         .clamp(ACCESS_TOKEN_LIFE_MIN, ACCESS_TOKEN_LIFE_MAX);
     let life = i64::try_from(life.as_millis()).unwrap_or(i64::MAX);
-    renewable.then(|| now_millis.saturating_add(life / 10 * REFRESH_TENTHS))
+    refresh_token.map(|_token| now_millis.saturating_add(life / 10 * REFRESH_TENTHS))
 }
 
 /// Checks that the ID token confirms the requested `max_age` and `acr_values`: a provider may ignore the request.

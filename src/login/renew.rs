@@ -134,7 +134,7 @@ fn with_claims(provider: &OidcProvider, mut data: SessionData, claims: Map<Strin
 fn renewed_grant(old: Grant, tokens: Tokens, id_token: Option<Redacted<String>>, now: i64) -> Grant {
     let refresh_token = tokens.refresh_token.or(old.refresh_token);
     Grant {
-        refresh_at: refresh_at(refresh_token.is_some(), tokens.expires_in, now),
+        refresh_at: refresh_at(refresh_token.as_ref(), tokens.expires_in, now),
         id_token: id_token.unwrap_or(old.id_token),
         refresh_token,
         access_token: tokens.access_token,

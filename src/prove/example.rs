@@ -203,7 +203,8 @@ struct Renamed {
 impl Renamed {
     fn rename(&mut self, from: &EntityUid, to: &EntityUid) {
         if from != to {
-            let (from, to) = (name_of(from), name_of(to));
+            let from = name_of(from);
+            let to = name_of(to);
             replace(&mut self.context, &from, &to);
             replace(&mut self.entities, &from, &to);
         }

@@ -27,7 +27,8 @@ pub(super) struct Unsettled {
 
 impl Settled {
     pub fn of(before: &Tree, last: &Tree, slug: &PortalSlug) -> Self {
-        let (old, new) = (before.emergency_files(slug), last.emergency_files(slug));
+        let old = before.emergency_files(slug);
+        let new = last.emergency_files(slug);
         let names = old.0.keys().chain(new.0.keys());
         Self {
             candidate: before.is_same_candidate(last, slug),

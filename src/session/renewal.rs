@@ -87,7 +87,12 @@ impl Sessions {
     where
         F: Future<Output = Result<SessionData, RefreshError>> + Send + 'static,
     {
-        let mut receiver = match self.renewals.join_or_start(session.handle, !self.is_settling()) {
+        let joined = if self.is_settling() {
+            self.renewals.join(session.handle)
+        } else {
+            self.renewals.join_or_start(session.handle)
+        };
+        let mut receiver = match joined {
             Join::Wait(receiver) => receiver,
             Join::Skip => return Ok(Arc::clone(session)),
             Join::Start(sender) => {

@@ -88,3 +88,52 @@ fn parameters_are_no_tuples() {
     }
     report(&findings);
 }
+
+/// A call with `true` does not say what is true, and `let (a, b) = (x, y)` joins values only to save a line.
+#[test]
+fn parameters_are_no_bools_and_values_are_not_joined_to_save_lines() {
+    let mut findings = Vec::new();
+    for Source { name, text, .. } in sources() {
+        let mut in_signature = false;
+        // serde names and types the parameter of `visit_bool`
+        for (number, line) in code_lines(&text).filter(|(_, line)| !line.contains("fn visit_bool<")) {
+            in_signature |= is_function(line);
+            if in_signature && [": bool,", ": bool)"].iter().any(|bool| line.contains(bool)) {
+                findings.push(format!(
+                    "{name}:{number}: a bool as parameter; name its two cases with an enum"
+                ));
+            }
+            if in_signature && line.trim_end().ends_with(['{', ';', '}']) {
+                in_signature = false;
+            }
+            if joins_values(line) {
+                findings.push(format!(
+                    "{name}:{number}: a tuple of values only to save lines; write a `let` for each"
+                ));
+            }
+        }
+    }
+    report(&findings);
+}
+
+fn joins_values(line: &str) -> bool {
+    let Some((names, _)) = line
+        .trim_start()
+        .strip_prefix("let (")
+        .and_then(|rest| rest.split_once(") = ("))
+    else {
+        return false;
+    };
+    names.split(", ").all(|name| {
+        name.trim_start_matches("mut ")
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    })
+}
+
+#[test]
+fn joined_values_are_told_from_tuples_that_a_call_returns() {
+    assert!(joins_values("    let (mut a, b) = (1, f(2));"));
+    assert!(!joins_values("    let (a, b) = f(1, 2);"));
+    assert!(!joins_values("    let (a, (b, c)) = (1, pair);"));
+}

@@ -19,6 +19,11 @@ pub const DEPTH_MAX: usize = 64;
 /// Characters of a member's name that an error message shows.
 const MEMBER_CHARS_MAX: usize = 64;
 
+/// A text as a JSON string: in double quotes, with escapes.
+pub fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
 /// The reason why a text is not JSON that all parsers read alike.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("line {line} column {column}: {reason}")]

@@ -147,17 +147,20 @@ impl OpenApi {
             ..Self::default()
         };
         let items = document.components.and_then(|it| it.path_items).unwrap_or_default();
-        let login = document.security.is_some_and(|all| !all.is_empty());
+        let by_default = match document.security {
+            Some(all) if !all.is_empty() => DefaultLogin::Asked,
+            _ => DefaultLogin::Unstated,
+        };
         for (path, item) in document.paths.unwrap_or_default().0 {
             match item.resolved(&items) {
-                Ok(item) => api.add(&path, item, login),
+                Ok(item) => api.add(&path, item, by_default),
                 Err(reference) => api.left_out.push(format!("path `{path}`: `{reference}` is not in this file")),
             }
         }
         Ok(api)
     }
 
-    fn add(&mut self, path: &str, item: PathItem, login: bool) {
+    fn add(&mut self, path: &str, item: PathItem, by_default: DefaultLogin) {
         for (method, details) in item.methods() {
             let Some(details) = details else { continue };
             self.operations.push(Operation {
@@ -165,7 +168,7 @@ impl OpenApi {
                 path: path.to_owned(),
                 id: details.operation_id.map(|id| id.0).filter(|id| !id.trim().is_empty()),
                 tags: details.tags.unwrap_or_default().into_iter().map(|tag| tag.0).collect(),
-                is_open: is_open(details.security.as_deref(), login),
+                is_open: is_open(details.security.as_deref(), by_default),
             });
         }
     }
@@ -235,11 +238,18 @@ fn is_known(version: &str) -> bool {
     })
 }
 
+/// The file's own answer to whether operations need a login.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum DefaultLogin {
+    Asked,
+    Unstated,
+}
+
 /// An operation's own list replaces the file's; a list that is empty, or has an empty choice, asks for nothing. A file without any
 /// list says nothing about logins.
-fn is_open(own: Option<&[BTreeMap<String, IgnoredAny>]>, login: bool) -> bool {
+fn is_open(own: Option<&[BTreeMap<String, IgnoredAny>]>, by_default: DefaultLogin) -> bool {
     match own {
-        Some([]) => login,
+        Some([]) => by_default == DefaultLogin::Asked,
         Some(choices) => choices.iter().any(BTreeMap::is_empty),
         None => false,
     }

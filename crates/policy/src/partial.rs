@@ -103,11 +103,14 @@ impl PartialQuery<'_> {
                 *place = outcome;
             }
         };
-        let (permits, forbids) = (response.true_permits(), response.true_forbids());
+        let permits = response.true_permits();
+        let forbids = response.true_forbids();
         permits.chain(forbids).for_each(|id| note(id, Outcome::True));
-        let (permits, forbids) = (response.false_permits(), response.false_forbids());
+        let permits = response.false_permits();
+        let forbids = response.false_forbids();
         permits.chain(forbids).for_each(|id| note(id, Outcome::False));
-        let (permits, forbids) = (response.error_permits(), response.error_forbids());
+        let permits = response.error_permits();
+        let forbids = response.error_forbids();
         permits.chain(forbids).for_each(|id| note(id, Outcome::Fails));
         for policy in response.residual_policies() {
             if let Some(remaining) = condition(&policy) {

@@ -2,7 +2,8 @@
 
 use super::super::chain::link::{self, ChainId, Hash, Link, Signature};
 use super::super::chain::{CheckpointEvent, NO_HASH, PlaceText};
-use super::{ChainReport, Checkpoint, Finding, Kind, Spot, Trust, count_of};
+use super::{ChainReport, Checkpoint, Finding, Kind, Spot, Trust};
+use crate::base::terminal::counted;
 
 /// Gaps that are remembered, so that a line that comes late counts as reordered.
 const GAPS_MAX: usize = 1000;
@@ -269,7 +270,7 @@ impl Follower {
     pub fn finish(&self, found: &mut Vec<Finding>) {
         found.extend(self.waiting.iter().cloned());
         found.extend(self.gaps.iter().map(|gap| {
-            let lines = count_of(gap.to - gap.from + 1, "line", "lines");
+            let lines = counted(gap.to - gap.from + 1, "line", "lines");
             let message = format!(
                 "{lines} ({} to {} of the chain) missing before this one; this one cannot be checked without them",
                 gap.from, gap.to
@@ -294,7 +295,7 @@ impl Follower {
             }
         }
         if self.not_proven > 0 {
-            let lines = count_of(self.not_proven, "line is", "lines are");
+            let lines = counted(self.not_proven, "line is", "lines are");
             let message =
                 format!("{lines} behind the last checkpoint and not proven; lines removed from the end cannot be noticed");
             found.push(self.finding(Kind::NotProven, self.last.clone(), message));
@@ -312,7 +313,7 @@ impl Follower {
     pub fn compare_end(&self, said: &PlaceText, next: &Self, found: &mut Vec<Finding>) {
         let last = self.next.saturating_sub(1);
         if said.seq > last {
-            let missing = count_of(said.seq - last, "line was", "lines were");
+            let missing = counted(said.seq - last, "line was", "lines were");
             let message = format!(
                 "{missing} removed from the end of chain {}: the next chain knows line {}",
                 self.id, said.seq

@@ -32,7 +32,8 @@ async fn watch(people: &[Person], log: &Path) {
             Err(_not_yet) => tokio::time::sleep(LOOK_INTERVAL).await,
         }
     };
-    let (mut line, mut last_printed) = (String::new(), String::new());
+    let mut line = String::new();
+    let mut last_printed = String::new();
     loop {
         match reader.read_line(&mut line) {
             Ok(0) | Err(_) => tokio::time::sleep(LOOK_INTERVAL).await,

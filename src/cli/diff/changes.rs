@@ -74,7 +74,8 @@ pub(super) fn policies(old: Option<&Portal>, new: Option<&Portal>) -> Vec<Policy
     let after = new.map(|portal| by_id(&portal.revision)).unwrap_or_default();
     let ids: BTreeSet<&str> = before.keys().chain(after.keys()).copied().collect();
     let change = |id: &str| {
-        let (old, new) = (before.get(id).copied(), after.get(id).copied());
+        let old = before.get(id).copied();
+        let new = after.get(id).copied();
         let kind = match (old, new) {
             (Some(old), Some(new)) if is_same(old, new) => return None,
             (Some(_), Some(_)) => ChangeKind::Changed,
@@ -144,7 +145,8 @@ pub(super) fn files(old: Option<&Portal>, new: Option<&Portal>) -> Vec<FileChang
         if name.ends_with(".cedar") {
             return None;
         }
-        let (old, new) = (before.get(name), after.get(name));
+        let old = before.get(name);
+        let new = after.get(name);
         let kind = match (old, new) {
             (Some(old), Some(new)) if old.hash == new.hash => return None,
             (Some(_), Some(_)) => ChangeKind::Changed,
@@ -155,7 +157,8 @@ pub(super) fn files(old: Option<&Portal>, new: Option<&Portal>) -> Vec<FileChang
             let file: Option<&cedargate_policy::revision::source::SourceFile> = file;
             file.and_then(|file| file.text(name).ok()).unwrap_or_default().to_owned()
         };
-        let (old, new) = (text(old), text(new));
+        let old = text(old);
+        let new = text(new);
         let has_text = kind == ChangeKind::Changed && (name.ends_with(".cedarschema") || name.ends_with("invariants.yaml"));
         Some(FileChange {
             details: details(name, &old, &new),

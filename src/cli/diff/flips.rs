@@ -100,7 +100,8 @@ impl Flip {
 /// Asks every case of both sides of both sides; a case that both have counts once.
 pub(super) fn of_tests(old: &Portal, new: &Portal) -> TestFlips {
     let mut asked = TestFlips::default();
-    let (before, after) = (old.files(), new.files());
+    let before = old.files();
+    let after = new.files();
     let mut seen = HashSet::new();
     for files in [&after, &before] {
         let tests = DecisionTests::read(&new.scope.slug, files);
@@ -112,7 +113,8 @@ pub(super) fn of_tests(old: &Portal, new: &Portal) -> TestFlips {
             tests.run(0..tests.len(), &subject, &Options::default())
         };
         asked.problems.extend(tests.problems.iter().map(ToString::to_string));
-        let (old, new) = (run(old), run(new));
+        let old = run(old);
+        let new = run(new);
         for (old, new) in old.iter().zip(&new) {
             let flip = Flip {
                 case: new.name.clone(),

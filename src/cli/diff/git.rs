@@ -100,7 +100,9 @@ impl Git<'_> {
         let line = |line: &str| {
             let (about, name) = line.split_once('\t')?;
             let mut about = about.split(' ');
-            let (mode, _, blob) = (about.next()?, about.next()?, about.next()?);
+            let mode = about.next()?;
+            about.next()?;
+            let blob = about.next()?;
             Some(Listed {
                 name: name.strip_prefix(&prefix)?.to_owned(),
                 mode: mode.to_owned(),

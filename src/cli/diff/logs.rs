@@ -28,7 +28,8 @@ impl LogFlips {
         if files.is_empty() {
             return Ok(None);
         }
-        let (before, after) = (loads(old), loads(new));
+        let before = loads(old);
+        let after = loads(new);
         let (before, replayed): (Portals<'_>, Portals<'_>) = (logs::portals(&before), logs::portals(&after));
         let comparison = Comparison {
             before: Baseline::Tree(&before),

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::base::terminal::counted;
 use crate::cli::Paint;
 use crate::cli::logs::grid::Grid;
-use crate::cli::logs::{change_head, counted, example_json, totals_json};
+use crate::cli::logs::{change_head, example_json, totals_json};
 use crate::cli::report::text::escaped;
 use crate::cli::tree::PortalLoad;
 use crate::replay::{Change, Example, FlipGroup, FlipKey, Flips, Totals};

@@ -125,7 +125,9 @@ fn human(changes: &[Change]) -> String {
 
 fn summary(changes: &[Change]) -> String {
     let count = |effect| changes.iter().filter(|change| change.effect == effect).count();
-    let (breaking, review, compatible) = (count(Effect::Breaking), count(Effect::Review), count(Effect::Compatible));
+    let breaking = count(Effect::Breaking);
+    let review = count(Effect::Review);
+    let compatible = count(Effect::Compatible);
     format!(
         "breaking: {breaking}, to review: {review}, compatible: {compatible}; next version: {}\n",
         version(changes)

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use cedar_policy::{EntityId, SchemaFragment};
+use cedargate_policy::json::quoted;
 use cedargate_policy::openapi::{OpenApi, Operation};
 use cedargate_policy::portal::path::rules::Case;
 use cedargate_policy::portal::route::{RouteSpec, RouteTable};
@@ -377,11 +378,6 @@ fn cedar_name(name: &str) -> String {
         return name.to_owned();
     }
     format!("\"{}\"", EntityId::new(name).escaped())
-}
-
-/// A text in double quotes, which JSON and YAML read alike.
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
 }
 
 /// YAML reads some words as something else than a text.

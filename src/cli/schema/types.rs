@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use cedar_policy::{EntityTypeName, EntityUid};
+use cedargate_policy::json;
 use cedargate_policy::schema::{AttrType, Field, RecordType, SchemaModel};
 
 use super::{PortalArgs as Portal, portal_of};
@@ -206,8 +207,7 @@ fn identifier(ty: &EntityTypeName) -> String {
 
 /// A text in double quotes; the escapes of JSON are those of TypeScript and Python, too.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text)
-        .to_string()
+    json::quoted(text)
         .replace('\u{2028}', "\\u2028")
         .replace('\u{2029}', "\\u2029")
 }

@@ -88,7 +88,8 @@ pub(super) fn shortened(mut report: Value) -> Value {
         let Some(policies) = evaluation.get_mut("policies").and_then(Value::as_array_mut) else {
             continue;
         };
-        let (all, mut others) = (policies.len(), 0);
+        let all = policies.len();
+        let mut others = 0;
         policies.retain(|policy| {
             let is_other = policy.get("verdict").is_some_and(|verdict| verdict == "out_of_scope");
             others += usize::from(is_other);

@@ -4,18 +4,18 @@
 //! bounded, as those of every issuer. The facts of a certificate are its claims.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use cedargate_policy::scope::{IssuerScope, RoleLimits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::certificate_rules::{CertificateRules, CertificateSubject};
-use super::issuer_claims::RawClaims;
-use super::issuers::{Issuer, RawIssuer, principal};
+use super::issuer_claims::RawIdentityRules;
+use super::issuers::{Issuer, RawIssuer};
 use super::listen::RawProxyListen;
 use crate::config::check::Checker;
 
+/// Client certificates that prove a caller.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawClientCertificates {
@@ -32,21 +32,8 @@ pub struct RawClientCertificates {
     /// `listen.proxy.tls.client_ca`.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// Paths of the certificate's facts that hold subject, tenant and roles.
-    #[serde(default)]
-    pub claims: RawClaims,
-    /// Cedar entity type of its principals.
-    #[serde(default = "principal")]
-    pub principal: String,
-    /// Put before every subject. Absent: `<name>|` where a portal trusts several issuers, else nothing.
-    #[serde(default)]
-    pub subject_prefix: Option<String>,
-    /// Tenants it may assert. Absent: any.
-    #[serde(default)]
-    pub tenants: Option<Vec<String>>,
-    /// Roles it may assert. Absent: any.
-    #[serde(default)]
-    pub roles: Option<Vec<String>>,
+    #[serde(flatten)]
+    pub identity: RawIdentityRules,
 }
 
 /// A name in a certificate.
@@ -98,24 +85,16 @@ impl Checker<'_> {
         if let Some(name) = &raw.name {
             self.name(&key("name"), name);
         }
-        self.principal(&key("principal"), &raw.principal);
-        let claims = self.claim_paths(&key("claims"), &raw.claims);
+        let claims = self.identity_rules(section, &raw.identity);
         let subject = self.certificate_subject(&key("trust_domain"), raw);
         let ca = raw.ca_file.as_ref().map(|file| self.path(&key("ca_file"), file));
         let name = raw.name.as_deref()?;
-        let scope = IssuerScope {
-            claims: claims?,
-            role_limits,
-            principal: Arc::from(raw.principal.as_str()),
-            subject_prefix: raw.subject_prefix.clone(),
-            tenants: raw.tenants.clone(),
-            roles: raw.roles.clone(),
-            ..IssuerScope::new(
-                name,
-                format!("urn:cedargate:certificate:{name}"),
-                vec!["cedargate".to_owned()],
-            )
-        };
+        let unbounded = IssuerScope::new(
+            name,
+            format!("urn:cedargate:certificate:{name}"),
+            vec!["cedargate".to_owned()],
+        );
+        let scope = raw.identity.scope(unbounded, claims?, role_limits);
         Some(Issuer {
             certificates: Some(CertificateRules { ca, subject: subject? }),
             ..Issuer::without_tokens(scope)

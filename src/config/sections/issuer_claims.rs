@@ -1,11 +1,36 @@
-//! `issuers[].claims`: the claims that hold subject, tenant and roles, and how roles are read from them.
+//! The identities that an issuer's credentials give: claims, principal type, and the bounds of subjects, tenants and roles. The
+//! same keys for `issuers` and `client_certificates`.
 
+use std::str::FromStr as _;
+use std::sync::Arc;
+
+use cedar_policy::EntityTypeName;
 use cedargate_policy::claim_path::ClaimPath;
-use cedargate_policy::scope::{ClaimPaths, RoleClaim, RoleForm};
+use cedargate_policy::scope::{ClaimPaths, IssuerScope, RoleClaim, RoleForm, RoleLimits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::check::Checker;
+
+/// The keys of an issuer about the identities of its credentials.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+pub struct RawIdentityRules {
+    /// Paths of the claims that hold subject, tenant and roles.
+    #[serde(default)]
+    pub claims: RawClaims,
+    /// Cedar entity type of its principals.
+    #[serde(default = "principal")]
+    pub principal: String,
+    /// Put before every subject. Absent: `<name>|` where a portal trusts several issuers, else nothing.
+    #[serde(default)]
+    pub subject_prefix: Option<String>,
+    /// Tenants it may assert. Absent: any.
+    #[serde(default)]
+    pub tenants: Option<Vec<String>>,
+    /// Roles it may assert. Absent: any.
+    #[serde(default)]
+    pub roles: Option<Vec<String>>,
+}
 
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -68,14 +93,48 @@ impl Default for RawClaims {
     }
 }
 
+fn principal() -> String {
+    "User".to_owned()
+}
+
+impl RawIdentityRules {
+    /// The scope of an issuer with these rules; every other field comes from `base`.
+    pub fn scope(&self, base: IssuerScope, claims: ClaimPaths, role_limits: RoleLimits) -> IssuerScope {
+        IssuerScope {
+            claims,
+            role_limits,
+            principal: Arc::from(self.principal.as_str()),
+            subject_prefix: self.subject_prefix.clone(),
+            tenants: self.tenants.clone(),
+            roles: self.roles.clone(),
+            ..base
+        }
+    }
+}
+
 impl Checker<'_> {
+    /// Checks the rules of the issuer at `section`.
+    pub fn identity_rules(&mut self, section: &str, raw: &RawIdentityRules) -> Option<ClaimPaths> {
+        self.principal(&format!("{section}.principal"), &raw.principal);
+        self.claim_paths(&format!("{section}.claims"), &raw.claims)
+    }
+
+    fn principal(&mut self, key: &str, name: &str) {
+        if !EntityTypeName::from_str(name).is_ok_and(|parsed| parsed.to_string() == name) {
+            self.error(
+                key,
+                format!("`{name}` is not a Cedar entity type; write a name such as `User` or `Shop::Service`"),
+            );
+        }
+    }
+
     pub fn claim_path(&mut self, key: &str, text: &str) -> Option<ClaimPath> {
         self.not_blank(key, text);
         let path = ClaimPath::parse(text);
         path.map_err(|error| self.error(key, format!("`{text}` {error}"))).ok()
     }
 
-    pub fn claim_paths(&mut self, section: &str, raw: &RawClaims) -> Option<ClaimPaths> {
+    fn claim_paths(&mut self, section: &str, raw: &RawClaims) -> Option<ClaimPaths> {
         let subject = self.claim_path(&format!("{section}.subject"), &raw.subject);
         let tenant = self.claim_path(&format!("{section}.tenant"), &raw.tenant);
         let key = format!("{section}.roles");

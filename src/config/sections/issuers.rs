@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cedar_policy::EntityTypeName;
 use cedargate_policy::scope::{IssuerScope, Overage, RoleLimits};
 use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema as schema};
@@ -16,7 +14,7 @@ use super::certificate_rules::CertificateRules;
 use super::egress::Egress;
 use crate::config::Secret;
 use crate::config::check::{Checker, is_loopback};
-use crate::config::sections::issuer_claims::RawClaims;
+use crate::config::sections::issuer_claims::RawIdentityRules;
 use crate::config::values::{SecretText, TimeSpan};
 
 /// `iss` of the gate's own tokens without a `public_url`.
@@ -31,6 +29,7 @@ type ProofAge = TimeSpan<1_000, 300_000>;
 /// At least a minute.
 type JwksMaxAge = TimeSpan<60_000>;
 
+/// An issuer whose tokens the gate accepts.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawIssuer {
@@ -55,24 +54,11 @@ pub struct RawIssuer {
     /// Tolerated difference of clocks, 5m at most.
     #[serde(default = "Leeway::seconds::<30>")]
     pub leeway: Leeway,
-    /// Paths of the claims that hold subject, tenant and roles.
-    #[serde(default)]
-    pub claims: RawClaims,
+    #[serde(flatten)]
+    pub identity: RawIdentityRules,
     /// The places of its tokens besides `Authorization: Bearer`, which goes first.
     #[serde(default)]
     pub token_from: Vec<RawTokenSource>,
-    /// Cedar entity type of its principals.
-    #[serde(default = "principal")]
-    pub principal: String,
-    /// Put before every subject. Absent: `<name>|` where a portal trusts several issuers, else nothing.
-    #[serde(default)]
-    pub subject_prefix: Option<String>,
-    /// Tenants it may assert. Absent: any.
-    #[serde(default)]
-    pub tenants: Option<Vec<String>>,
-    /// Roles it may assert. Absent: any.
-    #[serde(default)]
-    pub roles: Option<Vec<String>>,
     /// Count a mapped claim that the issuer left out of the token (group overage) as absent. A forbid that reads it, or one of its
     /// roles, then does not apply.
     #[serde(default)]
@@ -265,10 +251,6 @@ fn audience_claim() -> String {
     "aud".to_owned()
 }
 
-pub(super) fn principal() -> String {
-    "User".to_owned()
-}
-
 fn jwks_max_age() -> JwksMaxAge {
     TimeSpan::seconds::<86_400>()
 }
@@ -351,30 +333,22 @@ impl Checker<'_> {
         }
         let keys = self.keys(section, raw);
         self.audiences(&key("audiences"), raw.audiences.as_deref());
-        self.principal(&key("principal"), &raw.principal);
         let egress = self.egress(section, raw.ca_file.as_deref(), raw.proxy.as_deref());
         let audience_claim = self.claim_path(&key("audience_claim"), &raw.audience_claim);
-        let claims = self.claim_paths(&key("claims"), &raw.claims);
+        let claims = self.identity_rules(section, &raw.identity);
         let token_from = self.token_sources(&key("token_from"), &raw.token_from);
         let introspection = self.introspection(&key("introspection"), raw.introspection.as_ref());
         let max_age = raw.jwks.as_ref().map_or_else(jwks_max_age, |jwks| jwks.max_age);
-        let scope = IssuerScope {
-            name: Arc::from(raw.name.as_deref()?),
-            issuer: raw.issuer.clone()?,
-            audiences: raw.audiences.clone()?,
+        let unbounded = IssuerScope {
             audience_claim: audience_claim?,
-            claims: claims?,
             overage: if raw.danger_ignore_overage {
                 Overage::DangerIgnore
             } else {
                 Overage::Refuse
             },
-            role_limits,
-            principal: Arc::from(raw.principal.as_str()),
-            subject_prefix: raw.subject_prefix.clone(),
-            tenants: raw.tenants.clone(),
-            roles: raw.roles.clone(),
+            ..IssuerScope::new(raw.name.as_deref()?, raw.issuer.clone()?, raw.audiences.clone()?)
         };
+        let scope = raw.identity.scope(unbounded, claims?, role_limits);
         Some(Issuer {
             scope: Arc::new(scope),
             keys: keys?,
@@ -460,15 +434,6 @@ impl Checker<'_> {
         }
         for (n, audience) in audiences.unwrap_or_default().iter().enumerate() {
             self.not_blank(&format!("{key}[{n}]"), audience);
-        }
-    }
-
-    pub fn principal(&mut self, key: &str, name: &str) {
-        if !EntityTypeName::from_str(name).is_ok_and(|parsed| parsed.to_string() == name) {
-            self.error(
-                key,
-                format!("`{name}` is not a Cedar entity type; write a name such as `User` or `Shop::Service`"),
-            );
         }
     }
 

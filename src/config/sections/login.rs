@@ -376,7 +376,7 @@ impl Checker<'_> {
     /// The index of the configured issuer whose users the accounts of a file are. The file knows the default claims only.
     fn issuer_of_accounts(&mut self, key: &str, name: &str, listed: &[RawIssuer]) -> Option<usize> {
         let index = self.issuer_named(key, name, listed)?;
-        let claims = &listed.get(index)?.claims;
+        let claims = &listed.get(index)?.identity.claims;
         if *claims != RawClaims::default() {
             let message =
                 format!("`{name}` maps claims (issuers[{index}].claims) that accounts of a file do not have; remove this key");

@@ -12,6 +12,7 @@ use url::form_urlencoded;
 
 use super::{Control, JsonAnswer, error};
 use crate::base::terminal::Paint;
+use crate::explained::text::OutOfScope;
 use crate::explained::{json as json_report, text};
 use crate::gate::Gate;
 use crate::portals::Portal;
@@ -68,7 +69,7 @@ fn explained(gate: &Gate, id: &str) -> JsonAnswer {
                 "decision_id": record.decision_id,
                 "recorded": {"decision": record.decision, "reason": record.reason, "revision": record.revision},
                 "explanation": json_report::report(&explained),
-                "text": text::report(&explained, false, Paint::PLAIN),
+                "text": text::report(&explained, OutOfScope::Nearest, Paint::PLAIN),
             }),
         },
     }

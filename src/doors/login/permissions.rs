@@ -116,7 +116,7 @@ pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
     let caller = &known.caller;
     let subject = principal_id(&caller.portal, &caller.identity)?;
     let digest = caller.query().digest();
-    let tag = EntityTag::of(caller, format == Format::Casl, &subject, digest);
+    let tag = EntityTag::of(caller, format, &subject, digest);
     if tag.is_known(&request.head.headers) {
         door.permissions.count(&caller.portal, "not_modified");
         let mut response = Response::new(Body::empty());

@@ -73,16 +73,16 @@ where
         duplicate: |stream: &S| stream.as_fd().try_clone_to_owned(),
     };
     let stream = SharedStream::new(GuardedStream::http1(stream, Arc::clone(&activity), client_end));
-    let mut is_closing = false;
+    let mut phase = Phase::Open;
     loop {
         // on the heap: a connection at rest must not keep room for it
-        let served = Box::pin(serve(stream.clone(), &context, &activity, is_closing));
+        let served = Box::pin(serve(stream.clone(), &context, &activity, phase));
         if let Served::Ended = served.await {
             return;
         }
         match rest(&stream, &context, &activity).await {
             Roused::ByClient => {}
-            Roused::ByShutdown => is_closing = true,
+            Roused::ByShutdown => phase = Phase::Closing,
             Roused::Overdue => return,
         }
     }
@@ -98,12 +98,20 @@ async fn rest<S: Readable, H>(stream: &SharedStream<S>, context: &ConnectionCont
     }
 }
 
-/// Serves requests with hyper. `is_closing`: the connection is to close after its current answer.
+/// The state of a connection while it serves requests.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Phase {
+    Open,
+    /// The connection is to close after its current answer.
+    Closing,
+}
+
+/// Serves requests with hyper.
 async fn serve<S, H, F>(
     stream: SharedStream<S>,
     context: &ConnectionContext<H>,
     activity: &Arc<Activity>,
-    mut is_closing: bool,
+    mut phase: Phase,
 ) -> Served
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -122,20 +130,20 @@ where
     let connection = settings(listener).serve_connection(TokioIo::new(stream.clone()), service);
     let mut connection = pin!(connection.with_upgrades());
     let mut must_close = pin!(close_is_due(shutdown.clone(), activity));
-    if is_closing {
+    if phase == Phase::Closing {
         connection.as_mut().graceful_shutdown();
     }
     let outcome = loop {
         tokio::select! {
             biased;
             outcome = connection.as_mut() => break outcome,
-            () = must_close.as_mut(), if !is_closing => {
-                is_closing = true;
+            () = must_close.as_mut(), if phase == Phase::Open => {
+                phase = Phase::Closing;
                 connection.as_mut().graceful_shutdown();
             }
-            () = forced(shutdown.clone()), if is_closing => return Served::Ended,
+            () = forced(shutdown.clone()), if phase == Phase::Closing => return Served::Ended,
             // after hyper's turn: what it left undone is seen
-            () = at_rest(&stream, listener), if !is_closing => return Served::AtRest,
+            () = at_rest(&stream, listener), if phase == Phase::Open => return Served::AtRest,
             overdue = activity.overdue(listener.timeouts) => {
                 match overdue {
                     Overdue::Header => listener.reject(Rejected::HeaderTimeout, peer),

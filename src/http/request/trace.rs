@@ -92,7 +92,8 @@ impl Trace {
 
     /// Makes the `traceparent` for the app: the gate's span is the parent.
     pub fn traceparent(&self) -> HeaderValue {
-        let (mut trace_text, mut span_text) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let mut trace_text = Uuid::encode_buffer();
+        let mut span_text = Uuid::encode_buffer();
         let trace: &str = Uuid::from_bytes(self.trace_id).simple().encode_lower(&mut trace_text);
         let span = Uuid::from_u64_pair(u64::from_be_bytes(self.span_id), 0);
         let span: &str = span.simple().encode_lower(&mut span_text);
@@ -105,7 +106,8 @@ impl Trace {
     /// Tells the app in the caller's form of B3, in place of the caller's headers.
     pub fn set_b3(&self, headers: &mut HeaderMap) {
         let Some(form) = self.b3 else { return };
-        let (trace, span) = (hex::encode(self.trace_id), hex::encode(self.span_id));
+        let trace = hex::encode(self.trace_id);
+        let span = hex::encode(self.span_id);
         let sampled = if self.flags & 1 == 1 { "1" } else { "0" };
         let value = |text: &str| HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
         for name in [&B3, &B3_TRACE, &B3_SPAN, &B3_PARENT, &B3_SAMPLED, &B3_FLAGS] {

@@ -73,6 +73,13 @@ pub(super) enum Lease {
     Http2(Http2Stream),
 }
 
+/// The requests that used a connection before.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum EarlierUse {
+    None,
+    Some,
+}
+
 /// An HTTP/1.1 connection in use; its drop closes the connection.
 #[derive(Debug)]
 pub(super) struct Http1Lease {
@@ -108,7 +115,7 @@ impl Pool {
             return Box::pin(self.lease_stream(app, offer, None)).await;
         }
         match self.with_connections(app, AppConnections::take_newest_idle) {
-            Some(connection) => Ok(Lease::Http1(self.http1_lease(app, connection, true))),
+            Some(connection) => Ok(Lease::Http1(self.http1_lease(app, connection, EarlierUse::Some))),
             // boxed: few requests need it, and a future has room for its largest branch
             None => Box::pin(self.connect(app, offer)).await,
         }
@@ -131,7 +138,7 @@ impl Pool {
         match connect(app, offer, self.descriptors).await? {
             NewConnection::Http1(connection) => {
                 self.with_connections(app, |connections| connections.chosen_version = Some(HttpVersion::Http1));
-                Ok(Lease::Http1(self.http1_lease(app, connection, false)))
+                Ok(Lease::Http1(self.http1_lease(app, connection, EarlierUse::None)))
             }
             NewConnection::Http2(connection) => {
                 let stream = connection.open_stream();
@@ -152,7 +159,7 @@ impl Pool {
             return Err(UpstreamError::unavailable(FailureReason::Connect));
         };
         connection.drive_upgradeable();
-        Ok(Lease::Http1(self.http1_lease(app, connection, false)))
+        Ok(Lease::Http1(self.http1_lease(app, connection, EarlierUse::None)))
     }
 
     /// Closes connections that were unused for longer than the idle timeout. Each worker calls it once a second.
@@ -206,10 +213,10 @@ impl Pool {
         }))
     }
 
-    fn http1_lease(&self, app: &App, connection: Http1Connection, reused: bool) -> Http1Lease {
+    fn http1_lease(&self, app: &App, connection: Http1Connection, earlier: EarlierUse) -> Http1Lease {
         Http1Lease {
             connection,
-            reused,
+            reused: earlier == EarlierUse::Some,
             apps: Rc::clone(&self.apps),
             app_number: app.number,
         }

@@ -37,7 +37,7 @@ pub struct Renewals {
     is_closed: AtomicBool,
 }
 
-/// The answer of `join_or_start`.
+/// The answer of `join` and `join_or_start`.
 pub enum Join {
     /// A renewal is running: wait for its result.
     Wait(ResultReceiver),
@@ -70,15 +70,23 @@ impl Default for Renewals {
 }
 
 impl Renewals {
-    /// Joins the running renewal of a session, or starts one if `may_start`.
-    pub fn join_or_start(&self, handle: Handle, may_start: bool) -> Join {
+    /// Joins the running renewal of a session; skips if there is none.
+    pub fn join(&self, handle: Handle) -> Join {
+        let running = self.running.lock();
+        running
+            .get(&handle)
+            .map_or(Join::Skip, |receiver| Join::Wait(receiver.clone()))
+    }
+
+    /// Joins the running renewal of a session, or starts one.
+    pub fn join_or_start(&self, handle: Handle) -> Join {
         let mut running = self.running.lock();
         if let Some(receiver) = running.get(&handle) {
             return Join::Wait(receiver.clone());
         }
         let is_paused = self.paused.get(&handle.0).is_some_and(|until| Instant::now() < until);
         // under the lock: after `close`, `is_idle` sees every renewal that started before
-        if !may_start || is_paused || self.is_closed() || running.len() >= RENEWALS_MAX {
+        if is_paused || self.is_closed() || running.len() >= RENEWALS_MAX {
             return Join::Skip;
         }
         let sender = ResultSender::new(None);

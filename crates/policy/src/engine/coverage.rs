@@ -20,9 +20,7 @@ impl PolicyEntry {
         let Some(condition) = self.policy().as_ref().non_scope_constraints() else {
             return Vec::new();
         };
-        let mut all = Vec::new();
-        parts(condition, true, &mut all);
-        all.iter().map(Part::written).collect()
+        parts(condition).iter().map(Part::written).collect()
     }
 }
 
@@ -47,9 +45,7 @@ impl Engine {
         let Ok(situation) = self.situation(entry.reads(), query) else {
             return met;
         };
-        let mut all = Vec::new();
-        parts(condition, true, &mut all);
-        for part in all {
+        for part in parts(condition) {
             let Found::Value(value) = situation.truth(part.expression) else {
                 break;
             };

@@ -290,13 +290,31 @@ impl Part<'_> {
 }
 
 /// Takes a condition apart into clauses, in the order in which Cedar evaluates them.
-pub(super) fn parts<'a>(expression: &'a Expr, wants: bool, into: &mut Vec<Part<'a>>) {
-    match expression.expr_kind() {
-        ExprKind::And { left, right } if wants => [left, right].into_iter().for_each(|side| parts(side, wants, into)),
-        ExprKind::Or { left, right } if !wants => [left, right].into_iter().for_each(|side| parts(side, wants, into)),
-        ExprKind::UnaryApp { op: UnaryOp::Not, arg } => parts(arg, !wants, into),
-        ExprKind::Lit(Literal::Bool(value)) if *value == wants => {}
-        _ => into.push(Part { expression, wants }),
+pub(super) fn parts(condition: &Expr) -> Vec<Part<'_>> {
+    let mut all = Vec::new();
+    let whole = Part {
+        expression: condition,
+        wants: true,
+    };
+    whole.push_parts(&mut all);
+    all
+}
+
+impl<'a> Part<'a> {
+    fn push_parts(self, into: &mut Vec<Self>) {
+        let wants = self.wants;
+        let part = |expression: &'a Expr| Self { expression, wants };
+        match self.expression.expr_kind() {
+            ExprKind::And { left, right } if wants => [left, right].into_iter().for_each(|side| part(side).push_parts(into)),
+            ExprKind::Or { left, right } if !wants => [left, right].into_iter().for_each(|side| part(side).push_parts(into)),
+            ExprKind::UnaryApp { op: UnaryOp::Not, arg } => Self {
+                expression: arg,
+                wants: !wants,
+            }
+            .push_parts(into),
+            ExprKind::Lit(Literal::Bool(value)) if *value == wants => {}
+            _ => into.push(self),
+        }
     }
 }
 
@@ -324,22 +342,21 @@ impl Situation {
     /// The clauses by their values. Cedar stops at the first that is not as wanted: one after it that cannot be evaluated is
     /// left out.
     fn clauses(&self, condition: &Expr) -> Clauses {
-        let mut all = Vec::new();
-        parts(condition, true, &mut all);
         let mut clauses = Clauses::default();
-        for Part { expression, wants } in all {
-            let found = self.truth(expression);
+        for part in parts(condition) {
+            let found = self.truth(part.expression);
             let is_guarded = matches!(found, Found::Error(_)) && !clauses.unmet.is_empty();
-            if found == Found::Value(wants) {
-                clauses.met.push(self.clause(expression, wants, found));
+            if found == Found::Value(part.wants) {
+                clauses.met.push(self.clause(&part, found));
             } else if !is_guarded {
-                clauses.unmet.push(self.clause(expression, wants, found));
+                clauses.unmet.push(self.clause(&part, found));
             }
         }
         clauses
     }
 
-    fn clause(&self, expression: &Expr, wants: bool, found: Found) -> Clause {
+    fn clause(&self, part: &Part<'_>, found: Found) -> Clause {
+        let Part { expression, wants } = *part;
         let mut operands = Vec::new();
         self.push_operands(expression, &mut operands);
         let text = text_of(expression);
@@ -384,7 +401,8 @@ impl Situation {
 
     /// An operand of `whole`. Of `a.contains(b)` Cedar knows one place for both the call and `a`.
     fn push_operand(&self, operand: &Expr, whole: &Expr, into: &mut Vec<Operand>) {
-        let (text, of_whole) = (text_of(operand), text_of(whole));
+        let text = text_of(operand);
+        let of_whole = text_of(whole);
         if text == of_whole {
             let receiver = receiver_of(&of_whole).map_or_else(|| operand.to_string(), str::to_owned);
             return self.push_named(operand, receiver, into);

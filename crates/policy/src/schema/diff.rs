@@ -126,7 +126,8 @@ fn action(uid: &EntityUid, before: &ActionModel, after: &ActionModel, changes: &
     };
     fields(&place, &before.context, &after.context, changes);
     let groups = |model: &ActionModel| -> BTreeSet<EntityUid> { model.ancestors.iter().cloned().collect() };
-    let (old_groups, new_groups) = (groups(before), groups(after));
+    let old_groups = groups(before);
+    let new_groups = groups(after);
     let left = old_groups.difference(&new_groups).map(action_name).collect::<Vec<_>>();
     if !left.is_empty() {
         let message = format!(

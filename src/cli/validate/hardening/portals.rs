@@ -55,7 +55,8 @@ impl PortalCheck<'_, '_> {
     fn policies(&mut self) {
         let mut keeps_tenants_apart = false;
         for entry in self.revision.rules.engine.policies() {
-            let (policy, info) = (entry.policy(), &entry.info);
+            let policy = entry.policy();
+            let info = &entry.info;
             let is_shared = info.place.starts_with("policies/_shared/");
             match info.effect {
                 Effect::Forbid => keeps_tenants_apart |= is_shared && policy.to_string().to_lowercase().contains("tenant"),

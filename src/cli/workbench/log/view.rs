@@ -161,7 +161,7 @@ impl<'a> View<'a> {
             "roles": self.roles.names(row.roles),
             "route": self.text(row.route),
             "principal": self.text(row.principal),
-            "decision": decision(row.is_allowed),
+            "decision": decision(row),
             "reason": self.text(row.reason),
             "near": self.text(row.near),
             "shadow": match row.shadow {
@@ -212,7 +212,7 @@ impl<'a> View<'a> {
 
     fn series(&self, row: &Row) -> String {
         match self.by {
-            By::Outcome => decision(row.is_allowed).to_owned(),
+            By::Outcome => decision(row).to_owned(),
             By::Portal => self.text(row.portal).to_owned(),
             By::Reason => self.text(row.reason).to_owned(),
             By::Roles => match self.roles.names(row.roles) {
@@ -345,8 +345,8 @@ impl Roles {
     }
 }
 
-fn decision(is_allowed: bool) -> &'static str {
-    if is_allowed { "allow" } else { "deny" }
+fn decision(row: &Row) -> &'static str {
+    if row.is_allowed { "allow" } else { "deny" }
 }
 
 /// The shortest length with which a span takes few bars.

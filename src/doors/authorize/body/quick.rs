@@ -217,7 +217,10 @@ impl<'de> Visitor<'de> for At<NamedEntity> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<NamedEntity, A::Error> {
         let inner = StrictValue { depth: self.depth + 1 };
-        let (mut ty, mut id, mut attrs, mut parents) = (None, None, None, None);
+        let mut ty = None;
+        let mut id = None;
+        let mut attrs = None;
+        let mut parents = None;
         while let Some(member) = from.next_key()? {
             match member {
                 EntityMember::Type => set(&mut ty, from.next_value()?)?,

@@ -123,7 +123,8 @@ impl Drop for StreamSlot {
 }
 
 pub(in crate::doors::login) async fn stream(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
-    let (reloads, revocations) = (door.reloads.subscribe(), door.sessions.revocations());
+    let reloads = door.reloads.subscribe();
+    let revocations = door.sessions.revocations();
     let slug = Parameters::from_query(request.head).optional("portal")?;
     let known = KnownCaller::of(door, request, slug.as_deref()).await?;
     let caller = known.caller;

@@ -175,7 +175,8 @@ impl Resource {
             Some(Value::String(text)) => Ok(text.clone()),
             _ => Err(invalid(format!("`resources.{at}.{name}` is not a string"))),
         };
-        let (ty, id) = (text("type")?, text("id")?);
+        let ty = text("type")?;
+        let id = text("id")?;
         let entity = NamedEntity::read(item, "resource").map_err(|refusal| told(refusal.at(&format!("`resources.{at}`"))))?;
         Ok(Self { ty, id, entity })
     }

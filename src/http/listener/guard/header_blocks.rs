@@ -25,8 +25,8 @@ pub struct HeaderBlocks {
     /// entries.
     table: u128,
     step: Step,
-    /// True if the first field of the current block is a pseudo-header; `None`: it has not come yet.
-    first: Option<bool>,
+    /// The first field of the current block; `None`: it has not come yet.
+    first: Option<FieldName>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,13 +42,13 @@ enum Step {
     NameLength(Form),
     NameNumber {
         form: Form,
-        huffman: bool,
+        coding: Coding,
         number: Number,
     },
     /// The first byte of a name comes.
     Name {
         form: Form,
-        huffman: bool,
+        coding: Coding,
         length: usize,
     },
     /// Bytes of the name that are skipped before the value.
@@ -70,6 +70,21 @@ enum Form {
     Literal,
     /// No field: a change of the table's size.
     Resize,
+}
+
+/// The name of a field, as far as the order of fields depends on it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum FieldName {
+    /// It begins with a colon.
+    Pseudo,
+    Plain,
+}
+
+/// The coding of a string (RFC 7541, section 5.2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Coding {
+    Plain,
+    Huffman,
 }
 
 /// A number whose first byte was full.
@@ -96,7 +111,7 @@ impl HeaderBlocks {
 
     /// True if the current block begins with a pseudo-header, as far as its bytes have come.
     pub fn begins_with_pseudo_header(&self) -> bool {
-        self.first == Some(true)
+        self.first == Some(FieldName::Pseudo)
     }
 
     /// Reads the next bytes of the current block.
@@ -129,24 +144,27 @@ impl HeaderBlocks {
                 None => Step::Index { form, number },
             },
             Step::NameLength(form) => {
-                let huffman = byte & HUFFMAN != 0;
+                let coding = if byte & HUFFMAN == 0 { Coding::Plain } else { Coding::Huffman };
                 match Number::begin(byte, 7) {
-                    Ok(length) => self.name(form, huffman, length),
-                    Err(number) => Step::NameNumber { form, huffman, number },
+                    Ok(length) => self.name(form, coding, length),
+                    Err(number) => Step::NameNumber { form, coding, number },
                 }
             }
             Step::NameNumber {
                 form,
-                huffman,
+                coding,
                 mut number,
             } => match number.add(byte) {
-                Some(length) => self.name(form, huffman, length),
+                Some(length) => self.name(form, coding, length),
                 None if number.is_too_large() => Step::Lost,
-                None => Step::NameNumber { form, huffman, number },
+                None => Step::NameNumber { form, coding, number },
             },
-            Step::Name { form, huffman, length } => {
-                let is_pseudo = if huffman { byte >> 1 == HUFFMAN_COLON } else { byte == b':' };
-                self.found(form, is_pseudo);
+            Step::Name { form, coding, length } => {
+                let is_colon = match coding {
+                    Coding::Huffman => byte >> 1 == HUFFMAN_COLON,
+                    Coding::Plain => byte == b':',
+                };
+                self.found(form, if is_colon { FieldName::Pseudo } else { FieldName::Plain });
                 match length.saturating_sub(1) {
                     0 => Step::ValueLength,
                     left => Step::NameRest(left),
@@ -189,7 +207,7 @@ impl HeaderBlocks {
             None => PSEUDO_STATIC.contains(&index),
             Some(age) => self.table.checked_shr(age).unwrap_or_default() & 1 == 1,
         };
-        self.found(form, is_pseudo);
+        self.found(form, if is_pseudo { FieldName::Pseudo } else { FieldName::Plain });
         match form {
             Form::Indexed | Form::Resize => Step::Field,
             Form::Added | Form::Literal => Step::ValueLength,
@@ -197,19 +215,19 @@ impl HeaderBlocks {
     }
 
     /// Notes the name of a field. An entry counts from here on: nothing can point to it before its value ended.
-    fn found(&mut self, form: Form, is_pseudo: bool) {
-        self.first.get_or_insert(is_pseudo);
+    fn found(&mut self, form: Form, name: FieldName) {
+        self.first.get_or_insert(name);
         if form == Form::Added {
-            self.table = self.table << 1 | u128::from(is_pseudo);
+            self.table = self.table << 1 | u128::from(name == FieldName::Pseudo);
         }
     }
 
     /// Takes the length of a name.
-    fn name(&mut self, form: Form, huffman: bool, length: u32) -> Step {
+    fn name(&mut self, form: Form, coding: Coding, length: u32) -> Step {
         match usize::try_from(length) {
-            Ok(length @ 1..) => Step::Name { form, huffman, length },
+            Ok(length @ 1..) => Step::Name { form, coding, length },
             _ => {
-                self.found(form, false);
+                self.found(form, FieldName::Plain);
                 Step::ValueLength
             }
         }

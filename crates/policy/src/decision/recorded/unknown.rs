@@ -28,25 +28,41 @@ pub(super) fn declared_context(revision: &Revision) -> BTreeMap<&str, BTreeSet<&
     all
 }
 
+/// The facts and attributes that the schema declared when the record was written.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum DeclaredFacts {
+    /// Those that it declares now.
+    Same,
+    Unknown,
+}
+
 impl Replay<'_> {
+    fn declared_when_recorded(&self, recorded: &RecordedQuery<'_>) -> DeclaredFacts {
+        if recorded.revision == Some(&self.revision.id) || recorded.facts == Some(&self.revision.facts) {
+            DeclaredFacts::Same
+        } else {
+            DeclaredFacts::Unknown
+        }
+    }
+
     /// Names of facts and attributes that the record does not tell.
     pub(super) fn unknown(&self, recorded: &RecordedQuery<'_>) -> Result<BTreeSet<String>, NotReplayable> {
         let mut unknown = BTreeSet::new();
-        let is_same_schema = recorded.revision == Some(&self.revision.id) || recorded.facts == Some(&self.revision.facts);
-        self.unknown_context(recorded, is_same_schema, &mut unknown);
+        let declared = self.declared_when_recorded(recorded);
+        self.unknown_context(recorded, declared, &mut unknown);
         if let RecordedCaller::Proven(proven) = &recorded.caller {
-            self.unknown_attributes(proven, recorded.masked, is_same_schema, &mut unknown)?;
+            self.unknown_attributes(proven, recorded.masked, declared, &mut unknown)?;
         }
         Ok(unknown)
     }
 
-    fn unknown_context(&self, recorded: &RecordedQuery<'_>, is_same_schema: bool, unknown: &mut BTreeSet<String>) {
+    fn unknown_context(&self, recorded: &RecordedQuery<'_>, declared: DeclaredFacts, unknown: &mut BTreeSet<String>) {
         let schema = &self.revision.rules.schema;
         let action = recorded.action.and_then(|action| schema.resolve_action(action));
         let recorded_fields = action
             .and_then(|action| schema.action(&action))
             .map(|model| &model.context.fields)
-            .filter(|_| is_same_schema && recorded.context.is_some());
+            .filter(|_| declared == DeclaredFacts::Same && recorded.context.is_some());
         for (name, inside) in &self.context {
             if self.is_told_elsewhere(name, recorded) {
                 continue;
@@ -88,7 +104,7 @@ impl Replay<'_> {
         &self,
         proven: &ProvenCaller<'_>,
         masked: &[String],
-        is_same_schema: bool,
+        declared: DeclaredFacts,
         unknown: &mut BTreeSet<String>,
     ) -> Result<(), NotReplayable> {
         let rules = &self.revision.rules;
@@ -99,7 +115,7 @@ impl Replay<'_> {
         for (name, field) in &model.attrs.fields {
             let path = rules.claims.get(name).map_or(name.as_str(), ClaimPath::as_str);
             let is_absent = matches!(rules.claims.claim(&proven.claims, name), Ok(None));
-            if masks_claim(masked, path) || (is_absent && !is_same_schema) {
+            if masks_claim(masked, path) || (is_absent && declared == DeclaredFacts::Unknown) {
                 if field.required {
                     return Err(NotReplayable::Required(name.clone()));
                 }

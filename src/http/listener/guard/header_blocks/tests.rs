@@ -5,7 +5,7 @@ use super::*;
 fn begins(blocks: &mut HeaderBlocks, block: &[u8]) -> Option<bool> {
     blocks.begin();
     blocks.read(block);
-    blocks.first
+    blocks.first.map(|name| name == FieldName::Pseudo)
 }
 
 #[test]
