@@ -24,7 +24,7 @@ use cedargate_policy::types::PortalSlug;
 pub use crate::config::BUNDLE_BYTES_MAX as BYTES_MAX;
 
 pub use self::keys::{PublicKey, SigningKey, public_keys};
-pub use self::manifest::{Facts, Manifest};
+pub use self::manifest::{BundleFacts, Manifest};
 pub use self::signatures::Signature;
 
 /// Most files of a bundle.
@@ -95,7 +95,7 @@ impl Bundle {
     ///
     /// # Errors
     /// A file whose name cannot be in a bundle, or more than the limits of this module.
-    pub fn build(files: Files, facts: Facts) -> Result<Self, BundleError> {
+    pub fn build(files: Files, facts: BundleFacts) -> Result<Self, BundleError> {
         let manifest = Manifest::of(&files, facts)?;
         let manifest_bytes = manifest.render()?;
         Ok(Self {

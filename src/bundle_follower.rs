@@ -30,7 +30,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::download::{Answer, Download, Failure};
+use self::download::{Download, DownloadAnswer, Failure};
 use self::http_source::HttpSource;
 use self::kept::Kept;
 pub use self::kept::{check_state_dir, read_kept};
@@ -86,7 +86,7 @@ struct Progress {
 /// Wakes the reloader's two threads.
 struct Wakers {
     reload: Sender<()>,
-    brakes: SyncSender<()>,
+    emergency: SyncSender<()>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -219,8 +219,8 @@ impl BundleFollower {
     }
 
     /// The threads to wake for a new bundle.
-    pub fn set_wakers(&self, reload: Sender<()>, brakes: SyncSender<()>) {
-        *self.wakers.lock() = Some(Wakers { reload, brakes });
+    pub fn set_wakers(&self, reload: Sender<()>, emergency: SyncSender<()>) {
+        *self.wakers.lock() = Some(Wakers { reload, emergency });
     }
 
     /// The tree in use; `None` before the first bundle.
@@ -309,8 +309,8 @@ impl BundleFollower {
             )))
         });
         match fetched {
-            Ok(Answer::Unchanged) => self.unchanged().await,
-            Ok(Answer::New(download)) => {
+            Ok(DownloadAnswer::Unchanged) => self.unchanged().await,
+            Ok(DownloadAnswer::New(download)) => {
                 let this = Arc::clone(self);
                 let taken = tokio::task::spawn_blocking(move || this.take(download)).await;
                 Attempt::new(taken.unwrap_or_else(|_panicked| {
@@ -328,7 +328,7 @@ impl BundleFollower {
         }
     }
 
-    async fn fetch(&self, known: Option<&str>) -> Result<Answer, Failure> {
+    async fn fetch(&self, known: Option<&str>) -> Result<DownloadAnswer, Failure> {
         match &self.source {
             Source::Http(source) => source.fetch(known).await,
             Source::Oci(source) => source.fetch(known).await,
@@ -435,7 +435,7 @@ impl BundleFollower {
         self.taken.store(Some(Arc::new(taken)));
         if let Some(wakers) = &*self.wakers.lock() {
             // fail only after the threads ended, or if a message waits
-            let _waits_or_ended = wakers.brakes.try_send(()).is_err();
+            let _waits_or_ended = wakers.emergency.try_send(()).is_err();
             let _ended = wakers.reload.send(()).is_err();
         }
     }

@@ -80,12 +80,12 @@ pub enum PortChoice {
 #[derive(Debug)]
 pub struct Changed {
     pub text: String,
-    pub changes: Vec<Change>,
+    pub changes: Vec<ManifestChange>,
 }
 
 /// The changes of one object.
 #[derive(Debug)]
-pub struct Change {
+pub struct ManifestChange {
     /// `Deployment/shop`.
     pub object: String,
     pub notes: Vec<String>,
@@ -157,7 +157,7 @@ pub fn uninject(texts: &[String], options: &Options) -> Result<Vec<Changed>, Ref
 /// One text under edit.
 struct Edited<'a> {
     editor: Editor<'a>,
-    changes: Vec<Change>,
+    changes: Vec<ManifestChange>,
 }
 
 impl<'a> Edited<'a> {
@@ -180,7 +180,7 @@ impl<'a> Edited<'a> {
         } else {
             return Ok(());
         };
-        self.changes.push(Change {
+        self.changes.push(ManifestChange {
             object: object.title.clone(),
             notes,
         });
@@ -189,7 +189,7 @@ impl<'a> Edited<'a> {
 
     fn remove(&mut self, object: &Object<'_>) -> Result<(), Refusal> {
         if removal::remove(object, &mut self.editor)? {
-            self.changes.push(Change {
+            self.changes.push(ManifestChange {
                 object: object.title.clone(),
                 notes: vec!["took out what inject had changed".to_owned()],
             });

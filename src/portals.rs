@@ -1,6 +1,6 @@
 //! The registry of portals: the portal table, each portal's active revision, and the callers verified at each portal.
 //!
-//! Only `reload` writes it (its thread of that name, and `brakes`), and every request reads it: one atomic load gives a request
+//! Only `reload` writes it (its thread of that name, and `emergency`), and every request reads it: one atomic load gives a request
 //! a snapshot that it uses to its end. A portal's cache of callers outlives its revisions; a cached caller is used only under the
 //! revision that made it, and every other revision makes its own of the proof (`gate/caller`).
 

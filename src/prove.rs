@@ -23,10 +23,10 @@ use cedargate_policy::engine::Evaluation;
 use cedargate_policy::revision::Revision;
 
 use self::clause::Described;
-pub(crate) use self::difference::Found;
 use self::difference::Search;
+pub(crate) use self::difference::SearchResult;
 pub(crate) use self::example::Example;
-use self::facts::Facts;
+use self::facts::ProofFacts;
 pub(crate) use self::invariants::{Checked, check};
 use self::question::Environment;
 pub(crate) use self::question::Prover;
@@ -38,7 +38,7 @@ use self::system::{Action, Number, System};
 pub(crate) struct Finding {
     pub kind: Kind,
     pub about: About,
-    pub found: Found,
+    pub found: SearchResult,
 }
 
 /// A request environment.
@@ -128,13 +128,13 @@ pub(crate) fn widening(slug: &str, old: &Revision, new: &Revision, prover: &mut 
         all.findings.extend(environments(new).iter().map(|env| Finding {
             kind: Kind::of(env),
             about: About::Decisions,
-            found: Found::Unknown("the policies do not form one set".to_owned()),
+            found: SearchResult::Unknown("the policies do not form one set".to_owned()),
         }));
         return Ok(all);
     };
     let added = after.beyond(&before);
     let removed = before.beyond(&after);
-    let facts = Facts::of(slug, new).and_of(old);
+    let facts = ProofFacts::of(slug, new).and_of(old);
     for env in environments(new) {
         all.kinds += 1;
         let schema = &old.rules.schema;
@@ -163,7 +163,7 @@ struct Compared<'a> {
     after: &'a System<'a>,
     added: &'a [Number],
     removed: &'a [Number],
-    facts: &'a Facts<'a>,
+    facts: &'a ProofFacts<'a>,
 }
 
 impl Compared<'_> {
@@ -190,7 +190,7 @@ impl Compared<'_> {
                 (About::Decisions, Described::No) => About::Undescribed,
                 (about, _) => about,
             };
-            if !matches!(found, Found::Nothing) {
+            if !matches!(found, SearchResult::Nothing) {
                 findings.push(Finding {
                     kind: Kind::of(self.env),
                     about,
@@ -206,7 +206,7 @@ impl Compared<'_> {
     fn search(&self, described: Described, added: &[Number], prover: &mut Prover) -> Result<Searched, NoSolver> {
         let environment = match Environment::new(&self.new.rules.schema.cedar, self.env, described) {
             Ok(environment) => environment,
-            Err(reason) => return Ok(Searched::Decisions(Found::Unknown(reason))),
+            Err(reason) => return Ok(Searched::Decisions(SearchResult::Unknown(reason))),
         };
         let search = Search {
             environment: &environment,
@@ -219,7 +219,7 @@ impl Compared<'_> {
             facts: self.facts,
         };
         let found = search.run(prover)?;
-        if !matches!(found, Found::Nothing) || !self.forbids_count_alone() {
+        if !matches!(found, SearchResult::Nothing) || !self.forbids_count_alone() {
             return Ok(Searched::Decisions(found));
         }
         search.run_forbids(prover).map(Searched::Forbids)
@@ -246,8 +246,8 @@ impl Compared<'_> {
 
 /// The result of one search, and what it was about.
 enum Searched {
-    Decisions(Found),
-    Forbids(Found),
+    Decisions(SearchResult),
+    Forbids(SearchResult),
 }
 
 /// The decision as one line: by which policies.

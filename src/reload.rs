@@ -21,7 +21,7 @@
 //!
 //! Replaced revisions are dropped on this thread, so that no request pays for it.
 
-mod brakes;
+mod emergency;
 mod config_files;
 mod outcome;
 mod requests;
@@ -47,9 +47,9 @@ use cedargate_policy::revision::source::Tree;
 use cedargate_policy::types::PortalSlug;
 use parking_lot::MutexGuard;
 
-pub use self::brakes::Brakes;
 use self::config_files::ConfigFiles;
-pub use self::outcome::{Outcome, Outcomes, ReloadResult};
+pub use self::emergency::EmergencyReload;
+pub use self::outcome::{Outcomes, ReloadOutcome, ReloadResult};
 use self::requests::ReloadRequest;
 pub use self::requests::{ReloadRequestError, ReloadRequests};
 use self::settled::{Settled, Unsettled};
@@ -91,8 +91,8 @@ pub struct Reloader {
     requests: ReloadRequests,
     /// Wakes the reloader; the senders belong to the watcher and to `requests`.
     wake: WakeChannel,
-    /// The part of the thread `brakes`, until it starts.
-    brakes_wake: Option<Receiver<()>>,
+    /// The part of the thread `emergency`, until it starts.
+    emergency_wake: Option<Receiver<()>>,
     state: Option<StateDir>,
     /// The last reading. Does not count for the portals in `unsettled`.
     last: Option<Tree>,
@@ -138,13 +138,13 @@ impl Reloader {
             .map(|slug| (slug.clone(), readiness.block(format!("portal {slug}"))))
             .collect();
         let outcomes = Outcomes::default();
-        let (brakes, brakes_wake) = sync_channel(1);
+        let (emergency, emergency_wake) = sync_channel(1);
         let wake = WakeChannel {
-            brakes,
+            emergency,
             ..WakeChannel::default()
         };
         if let Some(follower) = &bundle {
-            follower.set_wakers(wake.sender.clone(), wake.brakes.clone());
+            follower.set_wakers(wake.sender.clone(), wake.emergency.clone());
         }
         Self {
             // a kept bundle is signed; the files of `StateDir` are not
@@ -162,7 +162,7 @@ impl Reloader {
             },
             outcomes,
             wake,
-            brakes_wake: Some(brakes_wake),
+            emergency_wake: Some(emergency_wake),
             last: None,
             unsettled: BTreeMap::new(),
             required,
@@ -174,15 +174,15 @@ impl Reloader {
         }
     }
 
-    /// The thread `brakes` before it starts; `None` when it was taken before. Its loader must not be the reloader's, which may be
+    /// The thread `emergency` before it starts; `None` when it was taken before. Its loader must not be the reloader's, which may be
     /// busy for long.
-    pub fn brakes(&mut self, loader: Loader) -> Option<Brakes> {
-        Some(Brakes {
+    pub fn emergency(&mut self, loader: Loader) -> Option<EmergencyReload> {
+        Some(EmergencyReload {
             gate: Arc::clone(&self.gate),
             loader,
             source: self.source.clone(),
             swaps: self.swaps.clone(),
-            wake: self.brakes_wake.take()?,
+            wake: self.emergency_wake.take()?,
             last: BTreeMap::new(),
         })
     }
@@ -384,7 +384,7 @@ impl Reloader {
         let state = self.unsettled.entry(slug.clone()).or_default();
         state.rounds = state.rounds.saturating_add(1);
         let is_due = state.rounds.is_multiple_of(UNSETTLED_MAX);
-        // SECURITY: without a revision in force, a brake that is being written has no last good content to hold
+        // SECURITY: without a revision in force, an emergency forbid that is being written has no last good content to hold
         let is_open = settled.candidate && portal.active.load().is_some();
         let keeps_changing = |name: &str| Problem::new(name, "keeps changing while it is read");
         let changing: Vec<Problem> = settled.unsettled.iter().map(|name| keeps_changing(name)).collect();
@@ -394,7 +394,7 @@ impl Reloader {
             part.problems.push(keeps_changing(&format!("policies/{slug}/*")));
         }
         let is_new = !state.tried.as_ref().is_some_and(|tried| tried.is_same_for(&part, slug));
-        // a forbid that the thread `brakes` joined meanwhile may be gone from the files again
+        // a forbid that the thread `emergency` joined meanwhile may be gone from the files again
         let is_behind = !portal.writer.lock().is_empty();
         if !is_due && !is_new && !is_behind {
             return;
@@ -415,7 +415,7 @@ impl Reloader {
         let active = portal.active.load_full();
         let built = self.loader.build(&portal.scope, tree, active.as_ref().map(|a| &*a.revision));
         let mut writer = portal.writer.lock();
-        // the thread `brakes` may have joined emergency forbids since the files were read
+        // the thread `emergency` may have joined emergency forbids since the files were read
         let tree = writer.laid_over(tree, self.read_at);
         let active = portal.active.load_full();
         let previous = active.as_ref().map(|a| &*a.revision);
@@ -494,7 +494,7 @@ impl Reloader {
         for warning in &warnings {
             tracing::warn!(portal = %portal.slug(), file = warning.file, line = warning.line, "{warning}");
         }
-        let outcome = Outcome {
+        let outcome = ReloadOutcome {
             result: if problems.is_empty() {
                 ReloadResult::Success
             } else {
@@ -562,7 +562,7 @@ impl Reloader {
     }
 }
 
-/// Sleeps until `since` is `CHANGE_QUIET` ago. Only the threads `reload` and `brakes` sleep here.
+/// Sleeps until `since` is `CHANGE_QUIET` ago. Only the threads `reload` and `emergency` sleep here.
 #[expect(
     clippy::disallowed_methods,
     reason = "these threads serve no traffic, and an early wake would defeat the wait"

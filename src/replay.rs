@@ -16,7 +16,7 @@ mod usage;
 
 pub use self::decided::{NotReplayed, PortalRevision, Portals};
 pub use self::find::{FoundRecords, WantedRecords};
-pub use self::flips::{Baseline, Change, Comparison, Example, FlipGroup, FlipKey, Flips};
+pub use self::flips::{Baseline, Comparison, DecisionChange, Example, FlipGroup, FlipKey, Flips};
 pub use self::index::{Chosen, LogIndex, RecordPlace, Row, Shadow, Text};
 pub use self::read::{LogReader, ReadProgress, Reading, RecordLocation, Totals, Visitor};
 pub use self::record::LogRecord;

@@ -170,7 +170,7 @@ impl Tracer {
         })
     }
 
-    /// Begins the span of a request, and writes into `trace` what the app is told. `None`: the trace is not sampled.
+    /// Begins the span of a request, and writes into `trace` what the app receives. `None`: the trace is not sampled.
     pub fn begin(self: &Arc<Self>, headers: &HeaderMap, trace: &mut Trace) -> Option<Box<RequestSpan>> {
         let wish = match trace.parent {
             Some(_) => Sampling::Open,

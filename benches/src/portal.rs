@@ -4,12 +4,12 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Weak};
 
 use cedargate_policy::claims::unsigned_identity;
-use cedargate_policy::context::{Facts, HttpFacts, ProxyContext};
+use cedargate_policy::context::{ContextFacts, HttpFacts, ProxyContext};
 use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::{Caller, Decision, Query, QueryForm, Target, decide};
 use cedargate_policy::engine::dependencies::ContextDependencies;
 use cedargate_policy::engine::entities::SuppliedEntities;
-use cedargate_policy::engine::{ContextSource, Effects, EntityQuery, MatchSet, Outcome};
+use cedargate_policy::engine::{ContextSource, Effects, EntityQuery, EvaluationOutcome, MatchSet};
 use cedargate_policy::load::{Loader, Warnings};
 use cedargate_policy::portal::PortalTable;
 use cedargate_policy::portal::path::CanonicalPath;
@@ -172,7 +172,7 @@ impl LoadedPortal {
             supplied: &SuppliedEntities::default(),
             effects: Effects::Both,
         });
-        evaluation.outcome == Outcome::Allow
+        evaluation.outcome == EvaluationOutcome::Allow
     }
 
     /// Makes the Cedar principal of the caller, as the gate does once per token and revision.
@@ -225,8 +225,8 @@ impl LoadedPortal {
         }
     }
 
-    fn facts<'a>(&'a self, request: &'a CallerRequest) -> Facts<'a> {
-        Facts {
+    fn facts<'a>(&'a self, request: &'a CallerRequest) -> ContextFacts<'a> {
+        ContextFacts {
             portal: self.scope.slug.as_str(),
             tenant: request.identity.tenant.as_deref(),
             now_millis: unix_millis(),

@@ -1,7 +1,7 @@
 //! The background threads: everything that serves no traffic.
 //!
 //! - `reload` loads the policies once before traffic, then watches them (`reload`).
-//! - `brakes` takes emergency forbids into force apart from `reload` (`reload/brakes`).
+//! - `emergency` takes emergency forbids into force apart from `reload` (`reload/emergency`).
 //! - `shadow` decides by candidate sets after the answer (`gate/shadow`).
 //! - `conditions` prepares policies for cheap evaluation after their first use.
 //! - `operations` has a runtime for the admin listener, the control socket and periodic work: keys, certificates, assertion
@@ -93,9 +93,9 @@ impl Background {
             operations.spawn(listeners)?,
             thread("reload", move || reload.run())?,
         ];
-        if let Some(brakes) = parts.brakes {
+        if let Some(emergency) = parts.emergency {
             let shutdown = parts.shutdown.clone();
-            threads.push(thread("brakes", move || brakes.run(&shutdown))?);
+            threads.push(thread("emergency", move || emergency.run(&shutdown))?);
         }
         Ok(Self { threads, first_load })
     }

@@ -35,7 +35,7 @@ use crate::limits::{CountScope, RequestLimits};
 use crate::login::RelyingParty;
 use crate::permissions::PermissionSnapshots;
 use crate::portals::{Portal, PortalRegistry};
-use crate::reload::{Brakes, ReloadRequests, Reloader};
+use crate::reload::{EmergencyReload, ReloadRequests, Reloader};
 use crate::searches::Searches;
 use crate::session::Sessions;
 use crate::traces::Tracer;
@@ -76,7 +76,7 @@ pub(super) struct BackgroundParts {
     pub admin: Arc<Admin>,
     pub control: Control,
     pub reloader: Reloader,
-    pub brakes: Option<Brakes>,
+    pub emergency: Option<EmergencyReload>,
     pub bundle: Option<Arc<BundleFollower>>,
     /// Blocks readiness until the first load of the policies.
     pub first_load: Blocker,
@@ -144,7 +144,7 @@ impl Parts {
         let loader = Loader::new(Warnings::Show, Some(condition_queue.clone()));
         let shadow_loader = Loader::new(Warnings::Show, Some(condition_queue.clone())).untested();
         let mut reloader = Reloader::new(Arc::clone(&gate), loader, shadow_loader, &readiness, bundle.clone(), watched);
-        let brakes = reloader.brakes(Loader::new(Warnings::Show, Some(condition_queue)));
+        let emergency = reloader.emergency(Loader::new(Warnings::Show, Some(condition_queue)));
         let reload_requests = reloader.requests();
         let admin = Arc::new(Admin {
             gate: Arc::clone(&gate),
@@ -169,7 +169,7 @@ impl Parts {
             admin,
             control,
             reloader,
-            brakes,
+            emergency,
             bundle,
             first_load,
             match_sets,

@@ -162,9 +162,9 @@ pub fn in_order(paths: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
         .iter()
         .map(|path| if is_gone(path) { compressed(path) } else { path.clone() });
     let found: BTreeSet<PathBuf> = found.collect();
-    let twins: BTreeSet<PathBuf> = found.iter().map(|path| compressed(path)).collect();
+    let compressed_forms: BTreeSet<PathBuf> = found.iter().map(|path| compressed(path)).collect();
     let mut dated = Vec::new();
-    for path in found.difference(&twins) {
+    for path in found.difference(&compressed_forms) {
         let mut ts = None;
         // standard input can be read only once
         if path != Path::new("-") {

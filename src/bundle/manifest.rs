@@ -24,7 +24,7 @@ const LAST_PART_BYTES_MAX: usize = 100;
 
 /// What the builder of a bundle says about it.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct BundleFacts {
     pub name: Option<String>,
     pub sequence: u64,
     pub created: Option<String>,
@@ -59,7 +59,7 @@ pub struct File {
 }
 
 impl Manifest {
-    pub(super) fn of(files: &Files, facts: Facts) -> Result<Self, BundleError> {
+    pub(super) fn of(files: &Files, facts: BundleFacts) -> Result<Self, BundleError> {
         let entry = |(name, file): (&String, &SourceFile)| File {
             name: name.clone(),
             size: file.bytes.len() as u64,

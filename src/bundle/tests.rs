@@ -20,10 +20,10 @@ fn files(pairs: &[(&str, &str)]) -> Files {
     )
 }
 
-fn facts(sequence: u64) -> Facts {
-    Facts {
+fn facts(sequence: u64) -> BundleFacts {
+    BundleFacts {
         sequence,
-        ..Facts::default()
+        ..BundleFacts::default()
     }
 }
 

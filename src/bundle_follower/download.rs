@@ -25,7 +25,7 @@ pub(super) struct Download {
     pub version: Option<String>,
 }
 
-pub(super) enum Answer {
+pub(super) enum DownloadAnswer {
     Unchanged,
     New(Download),
 }

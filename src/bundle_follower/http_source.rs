@@ -5,7 +5,7 @@ use http::{Method, StatusCode};
 use reqwest::Client;
 use url::Url;
 
-use super::download::{Answer, Ask, Download, Failure, body, send, shown};
+use super::download::{Ask, Download, DownloadAnswer, Failure, body, send, shown};
 use super::registry_auth::{Credential, basic, bearer};
 use crate::config::{self, BundleTransport};
 
@@ -36,7 +36,7 @@ impl HttpSource {
     }
 
     /// `known` is the entity tag of the content that need not be sent again.
-    pub async fn fetch(&self, known: Option<&str>) -> Result<Answer, Failure> {
+    pub async fn fetch(&self, known: Option<&str>) -> Result<DownloadAnswer, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         insert(&mut headers, IF_NONE_MATCH, known);
@@ -55,12 +55,12 @@ impl HttpSource {
         };
         let response = send(&self.client, ask, self.transport).await?;
         match response.status() {
-            StatusCode::NOT_MODIFIED if known.is_some() => Ok(Answer::Unchanged),
+            StatusCode::NOT_MODIFIED if known.is_some() => Ok(DownloadAnswer::Unchanged),
             StatusCode::OK => {
                 let tag = response.headers().get(ETAG).and_then(|value| value.to_str().ok());
                 let version = tag.filter(|tag| tag.len() <= TAG_BYTES_MAX).map(str::to_owned);
                 let bytes = body(response, self.bytes_max).await?;
-                Ok(Answer::New(Download { bytes, version }))
+                Ok(DownloadAnswer::New(Download { bytes, version }))
             }
             _ => Err(Failure::status(&response)),
         }

@@ -11,7 +11,7 @@ use reqwest::{Client, Response};
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::download::{Answer, Ask, Download, Failure, body, send};
+use super::download::{Ask, Download, DownloadAnswer, Failure, body, send};
 use super::http_source::insert;
 use super::registry_auth::{Challenge, Credential, bearer, token};
 use crate::base::digest::sha256;
@@ -71,18 +71,18 @@ impl OciSource {
     }
 
     /// `known` is the digest of the manifest whose layer need not be sent again.
-    pub async fn fetch(&self, known: Option<&str>) -> Result<Answer, Failure> {
+    pub async fn fetch(&self, known: Option<&str>) -> Result<DownloadAnswer, Failure> {
         let reference = self.reference.reference.as_str();
         let path = format!("manifests/{reference}");
         let tag = known.map(|known| format!("\"{known}\""));
         let head = self.ask(Method::HEAD, &path, tag.as_deref()).await?;
         let digest = match head.status() {
-            StatusCode::NOT_MODIFIED if known.is_some() => return Ok(Answer::Unchanged),
+            StatusCode::NOT_MODIFIED if known.is_some() => return Ok(DownloadAnswer::Unchanged),
             StatusCode::OK => digest_of(&head),
             _ => return Err(Failure::status(&head)),
         };
         if digest.is_some() && digest.as_deref() == known {
-            return Ok(Answer::Unchanged);
+            return Ok(DownloadAnswer::Unchanged);
         }
         // by digest, if the registry says it: the tag may move meanwhile
         let asked = digest.unwrap_or_else(|| reference.to_owned());
@@ -99,7 +99,7 @@ impl OciSource {
             return Err(self.other_content("manifest"));
         }
         if Some(found.as_str()) == known {
-            return Ok(Answer::Unchanged);
+            return Ok(DownloadAnswer::Unchanged);
         }
         let layer = self.layer(&manifest)?;
         let response = self.ask(Method::GET, &format!("blobs/{}", layer.digest), None).await?;
@@ -110,7 +110,7 @@ impl OciSource {
         if bytes.len() as u64 != layer.size || digest_text(&bytes) != layer.digest {
             return Err(self.other_content("layer"));
         }
-        Ok(Answer::New(Download {
+        Ok(DownloadAnswer::New(Download {
             bytes,
             version: Some(found),
         }))

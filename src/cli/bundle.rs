@@ -15,7 +15,7 @@ use super::tree::{TreeArgs, read_bundle};
 use super::validate::report_errors;
 use super::{Exit, complain, print};
 use crate::base::files::read_small;
-use crate::bundle::{Bundle, Facts, PublicKey, SigningKey, Trust};
+use crate::bundle::{Bundle, BundleFacts, PublicKey, SigningKey, Trust};
 use crate::bundle_follower::read_keys;
 use crate::config::{self, BundleKeys};
 
@@ -172,7 +172,7 @@ fn build(args: &BuildArgs) -> Result<Exit, String> {
             return Err(format!("the label `{}` is given twice", label.key));
         }
     }
-    let facts = Facts {
+    let facts = BundleFacts {
         name: args.name.clone(),
         sequence: args.sequence,
         created: args.created.clone(),

@@ -283,8 +283,8 @@ impl PortalDiff {
 impl Comparison {
     /// The portals that a report is about.
     fn differing(&self) -> Vec<&PortalDiff> {
-        let is_told = |portal: &&PortalDiff| portal.is_changed() || portal.widens() || !portal.asked.flips.is_empty();
-        self.portals.iter().filter(is_told).collect()
+        let is_shown = |portal: &&PortalDiff| portal.is_changed() || portal.widens() || !portal.asked.flips.is_empty();
+        self.portals.iter().filter(is_shown).collect()
     }
 
     fn exit(&self, fail_on: &[FailOn]) -> Exit {

@@ -17,7 +17,9 @@ use super::{Paint, complain};
 use crate::app::STACK_BYTES;
 use crate::base::clock::unix_millis;
 use crate::base::terminal::counted;
-use crate::replay::{Change, Example, LogReader, PortalRevision, Portals, ReadProgress, Reading, Selection, Totals, Visitor};
+use crate::replay::{
+    DecisionChange, Example, LogReader, PortalRevision, Portals, ReadProgress, Reading, Selection, Totals, Visitor,
+};
 
 /// Lines between two looks at the progress bar's time.
 const TICK: Duration = Duration::from_millis(200);
@@ -184,12 +186,12 @@ fn since(text: &str) -> Result<Since, String> {
 }
 
 /// The line above the decisions of one change; coloured if there are some.
-pub(super) fn change_head(change: Change, title: &str, count: u64, paint: Paint) -> String {
+pub(super) fn change_head(change: DecisionChange, title: &str, count: u64, paint: Paint) -> String {
     let head = format!("{title}: {count}");
     let head = match (change, count) {
         (_, 0) => head,
-        (Change::NewlyAllowed, _) => paint.red(&head),
-        (Change::NewlyDenied, _) => paint.yellow(&head),
+        (DecisionChange::NewlyAllowed, _) => paint.red(&head),
+        (DecisionChange::NewlyDenied, _) => paint.yellow(&head),
     };
     format!("\n{head}\n")
 }

@@ -7,7 +7,7 @@ mod page;
 mod text;
 
 use cedargate_policy::load::Warnings;
-use cedargate_policy::matrix::{Answer, Cell, Column, Matrix, Row};
+use cedargate_policy::matrix::{Cell, CellAnswer, Column, Matrix, Row};
 
 use serde_json::Value;
 
@@ -136,7 +136,7 @@ fn conditions(cell: &Cell) -> Option<Conditions> {
         };
         conditions.iter().map(text).collect::<Vec<String>>()
     };
-    matches!(cell.answer, Answer::Conditional | Answer::Unknown).then(|| Conditions {
+    matches!(cell.answer, CellAnswer::Conditional | CellAnswer::Unknown).then(|| Conditions {
         permits: texts(&cell.permits),
         forbids: texts(&cell.forbids),
     })

@@ -6,7 +6,7 @@ use super::logs::{self, LogArgs, ReportFormat};
 use super::report::json as json_report;
 use super::tree::TreeArgs;
 use super::{Exit, Paint, print};
-use crate::replay::{Baseline, Change, Comparison, Flips};
+use crate::replay::{Baseline, Comparison, DecisionChange, Flips};
 
 #[derive(clap::Args)]
 #[command(
@@ -65,11 +65,11 @@ fn replay(args: &Args) -> Result<Exit, String> {
 }
 
 fn exit(fail_on: Option<FailOn>, flips: &Flips<'_>) -> Exit {
-    let widened = flips.count(Change::NewlyAllowed) + flips.ungrouped;
+    let widened = flips.count(DecisionChange::NewlyAllowed) + flips.ungrouped;
     let fails = match fail_on {
         None => false,
         Some(FailOn::Widen) => widened > 0,
-        Some(FailOn::Flip) => widened + flips.count(Change::NewlyDenied) > 0,
+        Some(FailOn::Flip) => widened + flips.count(DecisionChange::NewlyDenied) > 0,
     };
     if fails { Exit::TestsFailed } else { Exit::Ok }
 }

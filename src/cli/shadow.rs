@@ -7,7 +7,7 @@ use super::logs::{LogArgs, ReportFormat, change_head, complain_about, totals_jso
 use super::report::json as json_report;
 use super::{Exit, Paint, print};
 use crate::base::terminal::counted;
-use crate::replay::{Change, Disagreements, Totals};
+use crate::replay::{DecisionChange, Disagreements, Totals};
 
 /// Groups that people are shown; scripts get all.
 const GROUPS_SHOWN_MAX: usize = 50;
@@ -55,19 +55,19 @@ fn report(args: &ReportArgs) -> Result<Exit, String> {
         ReportFormat::Markdown => as_markdown(found),
         ReportFormat::Json => json_report::text(&as_json(found, &reading.totals)),
     });
-    let widened = found.count(Change::NewlyAllowed) + found.ungrouped;
+    let widened = found.count(DecisionChange::NewlyAllowed) + found.ungrouped;
     let fails = match args.fail_on {
         None => false,
         Some(FailOn::Widen) => widened > 0,
-        Some(FailOn::Flip) => widened + found.count(Change::NewlyDenied) > 0,
+        Some(FailOn::Flip) => widened + found.count(DecisionChange::NewlyDenied) > 0,
     };
     Ok(if fails { Exit::TestsFailed } else { Exit::Ok })
 }
 
-fn title(change: Change) -> &'static str {
+fn title(change: DecisionChange) -> &'static str {
     match change {
-        Change::NewlyAllowed => "the candidate allows what is denied",
-        Change::NewlyDenied => "the candidate denies what is allowed",
+        DecisionChange::NewlyAllowed => "the candidate allows what is denied",
+        DecisionChange::NewlyDenied => "the candidate denies what is allowed",
     }
 }
 
@@ -93,7 +93,7 @@ fn headline(found: &Disagreements<'_>) -> String {
     text
 }
 
-fn grid(found: &Disagreements<'_>, change: Change) -> Grid {
+fn grid(found: &Disagreements<'_>, change: DecisionChange) -> Grid {
     let mut groups: Vec<_> = found.groups.iter().filter(|(key, _)| key.change == change).collect();
     groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.records));
     let rows = groups.into_iter().take(GROUPS_SHOWN_MAX).map(|(key, group)| {
@@ -119,7 +119,7 @@ fn grid(found: &Disagreements<'_>, change: Change) -> Grid {
 
 fn as_text(found: &Disagreements<'_>, paint: Paint) -> String {
     let mut text = headline(found);
-    for change in [Change::NewlyAllowed, Change::NewlyDenied] {
+    for change in [DecisionChange::NewlyAllowed, DecisionChange::NewlyDenied] {
         let count = found.count(change);
         text.push_str(&change_head(change, title(change), count, paint));
         if count > 0 {
@@ -131,7 +131,7 @@ fn as_text(found: &Disagreements<'_>, paint: Paint) -> String {
 
 fn as_markdown(found: &Disagreements<'_>) -> String {
     let mut text = headline(found);
-    for change in [Change::NewlyAllowed, Change::NewlyDenied] {
+    for change in [DecisionChange::NewlyAllowed, DecisionChange::NewlyDenied] {
         text.push_str(&format!("\n### {}: {}\n", title(change), found.count(change)));
         if found.count(change) > 0 {
             text.push_str(&format!("\n{}", grid(found, change).markdown()));
@@ -163,8 +163,8 @@ fn as_json(found: &Disagreements<'_>, totals: &Totals) -> Value {
     json!({
         "evaluated": found.evaluated,
         "not_evaluated": found.without,
-        "newly_allowed": found.count(Change::NewlyAllowed),
-        "newly_denied": found.count(Change::NewlyDenied),
+        "newly_allowed": found.count(DecisionChange::NewlyAllowed),
+        "newly_denied": found.count(DecisionChange::NewlyDenied),
         "ungrouped": found.ungrouped,
         "disagreements": groups.collect::<Vec<_>>(),
         "candidates": candidates.collect::<Vec<_>>(),

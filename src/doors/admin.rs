@@ -21,7 +21,7 @@ use crate::gate::Gate;
 use crate::http::answer::json_for_operator;
 use crate::http::upstream::{App, Body};
 use crate::portals::Portal;
-use crate::reload::{Outcome, Outcomes};
+use crate::reload::{Outcomes, ReloadOutcome};
 use crate::session::StoreStatus;
 pub use app_probes::AppProbes;
 
@@ -183,7 +183,7 @@ fn session_status(status: &StoreStatus) -> Value {
 }
 
 /// One portal. An upstream of its own is shown as well, without a probe.
-fn portal_status(portal: &Portal, default_app: &Arc<App>, last: Option<&Outcome>, shadow: Option<&Outcome>) -> Value {
+fn portal_status(portal: &Portal, default_app: &Arc<App>, last: Option<&ReloadOutcome>, shadow: Option<&ReloadOutcome>) -> Value {
     let active = portal.active.load();
     let revision = active.as_ref().map(|a| a.revision.id.to_string());
     let policies = active.as_ref().map(|a| a.revision.rules.engine.policies().len());

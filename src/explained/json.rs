@@ -1,8 +1,8 @@
 //! An explanation for scripts.
 
 use cedargate_policy::decision::explain::{
-    CallerFact, Clause, Effects, ExplainedEvaluation, ExplainedPolicy, FactSource, Found, NamedWithAncestors, Outcome,
-    PolicyOutcome,
+    CallerFact, Clause, Effects, EvaluationOutcome, ExplainedEvaluation, ExplainedPolicy, FactSource, FoundValue,
+    NamedWithAncestors, PolicyOutcome,
 };
 use serde_json::{Value, json};
 
@@ -59,11 +59,11 @@ fn evaluation(evaluation: &ExplainedEvaluation) -> Value {
             Effects::Forbids => "forbids",
         },
         "outcome": match evaluation.outcome {
-            Outcome::Allow => "allow",
-            Outcome::NotPermitted => "not_permitted",
-            Outcome::Forbidden => "forbidden",
-            Outcome::EvaluationError => "evaluation_error",
-            Outcome::NothingLoaded => "no_policy_loaded",
+            EvaluationOutcome::Allow => "allow",
+            EvaluationOutcome::NotPermitted => "not_permitted",
+            EvaluationOutcome::Forbidden => "forbidden",
+            EvaluationOutcome::EvaluationError => "evaluation_error",
+            EvaluationOutcome::NothingLoaded => "no_policy_loaded",
         },
         "policies": evaluation.policies.iter().map(policy).collect::<Vec<_>>(),
     })
@@ -94,8 +94,8 @@ fn policy(policy: &ExplainedPolicy) -> Value {
 
 fn clause(clause: &Clause, policy: &ExplainedPolicy) -> Value {
     let (found, error) = match &clause.found {
-        Found::Value(value) => (Some(*value), None),
-        Found::Error(message) => (None, Some(message)),
+        FoundValue::Value(value) => (Some(*value), None),
+        FoundValue::Error(message) => (None, Some(message)),
     };
     let operands = clause.operands.iter().map(|operand| match &operand.value {
         Ok(value) => json!({"text": operand.text, "value": value}),

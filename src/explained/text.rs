@@ -2,7 +2,8 @@
 
 use cedar_policy::Effect;
 use cedargate_policy::decision::explain::{
-    Clause, ExplainedEvaluation, ExplainedPolicy, Explanation, FactSource, Found, NamedWithAncestors, PolicyOutcome, ScopePart,
+    Clause, ExplainedEvaluation, ExplainedPolicy, Explanation, FactSource, FoundValue, NamedWithAncestors, PolicyOutcome,
+    ScopePart,
 };
 
 use super::Explained;
@@ -194,8 +195,8 @@ fn clause(clause: &Clause, policy: &ExplainedPolicy) -> String {
         .map(|line| format!("line {line}: "))
         .unwrap_or_default();
     let found = match &clause.found {
-        Found::Value(value) => format!("is {value}, and the policy needs {}", clause.wants),
-        Found::Error(message) => format!("cannot be evaluated: {}", escaped(message)),
+        FoundValue::Value(value) => format!("is {value}, and the policy needs {}", clause.wants),
+        FoundValue::Error(message) => format!("cannot be evaluated: {}", escaped(message)),
     };
     let mut text = format!("      {line}{} {found}\n", escaped(&clause.text));
     for operand in &clause.operands {

@@ -46,12 +46,13 @@ pub struct OnlyFor {
 
 impl OnlyFor {
     /// Compares with the headers that tell the app who the caller is. An anonymous caller is in no list.
-    fn check(&self, told: &HeaderMap) -> Result<(), Refusal> {
-        let text = |name: &str| told.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    fn check(&self, stated: &HeaderMap) -> Result<(), Refusal> {
+        let text = |name: &str| stated.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let email = text("x-forwarded-email");
         let groups = text("x-forwarded-groups");
-        let is_told = |wanted: &String, told: &str| !told.is_empty() && header_value(wanted).as_bytes() == told.as_bytes();
-        let in_groups = |wanted: &String| groups.split(',').any(|group| is_told(wanted, group));
+        let is_stated =
+            |wanted: &String, stated: &str| !stated.is_empty() && header_value(wanted).as_bytes() == stated.as_bytes();
+        let in_groups = |wanted: &String| groups.split(',').any(|group| is_stated(wanted, group));
         let in_domain = |wanted: &String| match email.split_once('@') {
             Some((_, domain)) if !domain.contains('@') => is_domain_or_below(domain, wanted),
             _ => false,
@@ -60,7 +61,7 @@ impl OnlyFor {
             ("allowed_groups", self.groups.is_empty() || self.groups.iter().any(in_groups)),
             (
                 "allowed_emails",
-                self.emails.is_empty() || self.emails.iter().any(|wanted| is_told(wanted, email)),
+                self.emails.is_empty() || self.emails.iter().any(|wanted| is_stated(wanted, email)),
             ),
             (
                 "allowed_email_domains",
@@ -279,15 +280,15 @@ mod tests {
 
     #[test]
     fn lists_of_a_question_only_narrow() {
-        let told = |email: &str, groups: &str| {
-            let mut told = HeaderMap::new();
-            told.insert("x-forwarded-email", email.parse().unwrap());
-            told.insert("x-forwarded-groups", groups.parse().unwrap());
-            told
+        let stated = |email: &str, groups: &str| {
+            let mut stated = HeaderMap::new();
+            stated.insert("x-forwarded-email", email.parse().unwrap());
+            stated.insert("x-forwarded-groups", groups.parse().unwrap());
+            stated
         };
         let of = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
-        let alice = told("alice@shop.test", "staff,a%2Cb");
-        let none = told("", "");
+        let alice = stated("alice@shop.test", "staff,a%2Cb");
+        let none = stated("", "");
         for (groups, expected) in [
             (&["staff"][..], true),
             (&["x", "a,b"], true),
@@ -319,7 +320,7 @@ mod tests {
             };
             assert_eq!(only.check(&alice).is_ok(), expected, "{domain}");
             assert!(only.check(&none).is_err(), "{domain}");
-            assert!(only.check(&told("a@b@shop.test", "")).is_err(), "{domain}");
+            assert!(only.check(&stated("a@b@shop.test", "")).is_err(), "{domain}");
         }
         let only = OnlyFor {
             emails: of(&["alice@shop.test"]),

@@ -39,13 +39,13 @@ pub struct Shadows {
 pub struct ShadowQuery {
     portal: Arc<Portal>,
     candidate: Arc<ActiveRevision>,
-    enforced: Outcome,
+    enforced: ShadowOutcome,
     decide: Decide,
 }
 
 /// A decision of one of the two sets; its name in metrics and records.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Outcome {
+enum ShadowOutcome {
     Allow,
     Deny,
 }
@@ -74,7 +74,7 @@ pub struct ShadowThread {
     metrics: Metrics,
 }
 
-impl Outcome {
+impl ShadowOutcome {
     const fn of(denial: Option<Denial>) -> Self {
         match denial {
             None => Self::Allow,
@@ -101,7 +101,7 @@ impl ShadowQuery {
         Box::new(Self {
             portal: Arc::clone(portal),
             candidate,
-            enforced: Outcome::of(enforced),
+            enforced: ShadowOutcome::of(enforced),
             decide: Box::new(decide),
         })
     }
@@ -194,7 +194,7 @@ impl ShadowThread {
         let decided = catch_unwind(AssertUnwindSafe(|| decide(active_portal)));
         let result = match decided {
             Ok(denial) => {
-                let shadow = Outcome::of(denial);
+                let shadow = ShadowOutcome::of(denial);
                 guard.record.shadow = Some(Shadow {
                     revision: Arc::clone(&candidate.revision.id),
                     decision: shadow.as_str(),

@@ -127,7 +127,7 @@ pub fn set_common_headers(response: &mut Response<Body>, answer: &AnswerContext)
 /// Renders a refusal.
 pub fn refusal_response(refusal: &Refusal, answer: &AnswerContext) -> Response<Body> {
     let detail = match refusal.limit {
-        _ if refusal.is_told => Some(Cow::Borrowed(&*refusal.detail)),
+        _ if refusal.is_detail_public => Some(Cow::Borrowed(&*refusal.detail)),
         limit => limit.map(|limit| over_limit(limit).into()),
     };
     render_refusal(refusal, refusal.advice.as_deref(), detail, answer)

@@ -171,15 +171,15 @@ impl Reader<'_, '_> {
                 line: self.line_of(name),
                 values: Vec::new(),
             };
-            let told = [
+            let listed = [
                 "X-Forwarded-User",
                 "X-Forwarded-Email",
                 "X-Forwarded-Groups",
                 "X-Forwarded-Preferred-Username",
             ];
-            let is_told = told.iter().any(|told| name.eq_ignore_ascii_case(told))
+            let is_listed = listed.iter().any(|listed| name.eq_ignore_ascii_case(listed))
                 || name.to_ascii_lowercase().starts_with("x-auth-request-");
-            if !is_told {
+            if !is_listed {
                 let message = "the app gets no header of this name; read the identity headers or the assertion (docs/apps.md)";
                 self.remarks.of(Weight::Differs, &setting, message);
             }

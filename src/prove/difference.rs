@@ -16,12 +16,12 @@ use std::collections::BTreeSet;
 
 use cedar_policy::Effect;
 use cedar_policy_symcc::Env;
-use cedargate_policy::engine::{Effects, ErroredForbids, Evaluation, Outcome};
+use cedargate_policy::engine::{Effects, ErroredForbids, Evaluation, EvaluationOutcome};
 
 use super::clause::Expression;
 use super::example::{Example, Region};
-use super::facts::Facts;
-use super::question::{Answer, Environment, Prover, Question};
+use super::facts::ProofFacts;
+use super::question::{Environment, Prover, SolverAnswer, SolverQuestion};
 use super::solver::NoSolver;
 use super::system::{Action, Number, System};
 
@@ -36,7 +36,7 @@ const CHUNK_MAX: usize = 8;
 
 /// The result of a search.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum SearchResult {
     /// There is no such request.
     Nothing,
     Example(Box<Example>),
@@ -56,7 +56,7 @@ pub(super) struct Search<'a> {
     pub outer_only: &'a [Number],
     /// The requests that are looked at; `None`: all.
     pub region: Option<&'a Region>,
-    pub facts: &'a Facts<'a>,
+    pub facts: &'a ProofFacts<'a>,
 }
 
 /// The policies that a question knows.
@@ -91,15 +91,15 @@ enum Judged {
 
 impl Search<'_> {
     /// A request that inner allows and outer denies.
-    pub fn run(&self, prover: &mut Prover) -> Result<Found, NoSolver> {
+    pub fn run(&self, prover: &mut Prover) -> Result<SearchResult, NoSolver> {
         let mut unknown = None;
         let mut keep = |found| match found {
-            Found::Unknown(reason) => {
+            SearchResult::Unknown(reason) => {
                 unknown.get_or_insert(reason);
                 None
             }
-            Found::Nothing => None,
-            found @ Found::Example(_) => Some(found),
+            SearchResult::Nothing => None,
+            found @ SearchResult::Example(_) => Some(found),
         };
         let permits: Vec<Number> = self.changed(self.inner, self.inner_only, Effect::Permit).collect();
         // one policy at a time says which policy does it; against a system that denies everything, any of them does
@@ -119,13 +119,15 @@ impl Search<'_> {
                 }
             }
         }
-        Ok(unknown.map_or(Found::Nothing, Found::Unknown))
+        Ok(unknown.map_or(SearchResult::Nothing, SearchResult::Unknown))
     }
 
     /// A request that outer forbids and inner does not; permits make no difference.
-    pub fn run_forbids(&self, prover: &mut Prover) -> Result<Found, NoSolver> {
+    pub fn run_forbids(&self, prover: &mut Prover) -> Result<SearchResult, NoSolver> {
         let mut unknown = None;
-        let Some(outer) = self.outer else { return Ok(Found::Nothing) };
+        let Some(outer) = self.outer else {
+            return Ok(SearchResult::Nothing);
+        };
         for forbid in self.changed(outer, self.outer_only, Effect::Forbid) {
             let core = Core {
                 permits: &[],
@@ -133,12 +135,12 @@ impl Search<'_> {
                 effects: Effects::Forbids,
             };
             match self.refine(&core, &mut Slice::default(), prover)? {
-                Refined::Found(Found::Nothing) | Refined::Unpermitted => {}
-                Refined::Found(Found::Unknown(reason)) => drop(unknown.get_or_insert(reason)),
+                Refined::Found(SearchResult::Nothing) | Refined::Unpermitted => {}
+                Refined::Found(SearchResult::Unknown(reason)) => drop(unknown.get_or_insert(reason)),
                 Refined::Found(found) => return Ok(found),
             }
         }
-        Ok(unknown.map_or(Found::Nothing, Found::Unknown))
+        Ok(unknown.map_or(SearchResult::Nothing, SearchResult::Unknown))
     }
 
     fn changed<'s>(&'s self, system: &'s System<'_>, numbers: &'s [Number], effect: Effect) -> impl Iterator<Item = Number> + 's {
@@ -149,7 +151,7 @@ impl Search<'_> {
         numbers.iter().copied().filter(is_covered)
     }
 
-    fn new_permits(&self, permits: &[Number], prover: &mut Prover) -> Result<Found, NoSolver> {
+    fn new_permits(&self, permits: &[Number], prover: &mut Prover) -> Result<SearchResult, NoSolver> {
         let mut slice = Slice::default();
         // the former text of a changed policy is the one that matters most
         let former = self.outer.iter().flat_map(|outer| {
@@ -164,12 +166,12 @@ impl Search<'_> {
         };
         match self.refine(&core, &mut slice, prover)? {
             Refined::Found(found) => Ok(found),
-            Refined::Unpermitted => Ok(Found::Unknown(UNCONFIRMED.to_owned())),
+            Refined::Unpermitted => Ok(SearchResult::Unknown(UNCONFIRMED.to_owned())),
         }
     }
 
     /// Without permits first: that is enough if another forbid took over. Else some permits at a time.
-    fn lost_forbid(&self, forbid: Number, prover: &mut Prover) -> Result<Found, NoSolver> {
+    fn lost_forbid(&self, forbid: Number, prover: &mut Prover) -> Result<SearchResult, NoSolver> {
         let mut slice = Slice::default();
         let mut core = Core {
             permits: &[],
@@ -177,36 +179,36 @@ impl Search<'_> {
             effects: Effects::Both,
         };
         match self.refine(&core, &mut slice, prover)? {
-            Refined::Found(found @ (Found::Nothing | Found::Example(_))) => return Ok(found),
-            Refined::Found(Found::Unknown(_)) | Refined::Unpermitted => {}
+            Refined::Found(found @ (SearchResult::Nothing | SearchResult::Example(_))) => return Ok(found),
+            Refined::Found(SearchResult::Unknown(_)) | Refined::Unpermitted => {}
         }
         let permits: Vec<Number> = self.inner.covering(Effect::Permit, &self.action).collect();
         let mut unknown = None;
         for chunk in chunks(&permits) {
             core.permits = chunk;
             match self.refine(&core, &mut slice, prover)? {
-                Refined::Found(Found::Nothing) => {}
-                Refined::Found(Found::Unknown(reason)) => drop(unknown.get_or_insert(reason)),
-                Refined::Found(found @ Found::Example(_)) => return Ok(found),
+                Refined::Found(SearchResult::Nothing) => {}
+                Refined::Found(SearchResult::Unknown(reason)) => drop(unknown.get_or_insert(reason)),
+                Refined::Found(found @ SearchResult::Example(_)) => return Ok(found),
                 Refined::Unpermitted => drop(unknown.get_or_insert(UNCONFIRMED.to_owned())),
             }
         }
-        Ok(unknown.map_or(Found::Nothing, Found::Unknown))
+        Ok(unknown.map_or(SearchResult::Nothing, SearchResult::Unknown))
     }
 
     /// Asks, and lets policies join, until there is no example, or one that the whole systems confirm.
     fn refine(&self, core: &Core<'_>, slice: &mut Slice, prover: &mut Prover) -> Result<Refined, NoSolver> {
-        let unknown = |reason: String| Ok(Refined::Found(Found::Unknown(reason)));
+        let unknown = |reason: String| Ok(Refined::Found(SearchResult::Unknown(reason)));
         for _ in 0..ROUNDS_MAX {
             let question = match self.question(core, slice) {
                 Ok(question) => question,
                 Err(reason) => return unknown(reason),
             };
             match prover.ask(self.environment, &question)? {
-                Answer::No => return Ok(Refined::Found(Found::Nothing)),
-                Answer::Unknown(reason) => return unknown(reason),
-                Answer::Example(env) => match self.judge(core, slice, &env) {
-                    Judged::Confirmed(example) => return Ok(Refined::Found(Found::Example(example))),
+                SolverAnswer::No => return Ok(Refined::Found(SearchResult::Nothing)),
+                SolverAnswer::Unknown(reason) => return unknown(reason),
+                SolverAnswer::Example(env) => match self.judge(core, slice, &env) {
+                    Judged::Confirmed(example) => return Ok(Refined::Found(SearchResult::Example(example))),
                     Judged::Contradicted => {}
                     Judged::Unpermitted => return Ok(Refined::Unpermitted),
                     Judged::Stuck => return unknown(UNCONFIRMED.to_owned()),
@@ -216,8 +218,8 @@ impl Search<'_> {
         unknown(format!("{ROUNDS_MAX} examples in a row were none"))
     }
 
-    fn question(&self, core: &Core<'_>, slice: &Slice) -> Result<Question, String> {
-        let mut question = Question::default();
+    fn question(&self, core: &Core<'_>, slice: &Slice) -> Result<SolverQuestion, String> {
+        let mut question = SolverQuestion::default();
         let mut literals = BTreeSet::new();
         question.all.extend(self.region.map(|region| region.expression.clone()));
         literals.extend(self.region.into_iter().flat_map(|region| region.literals.iter().cloned()));
@@ -279,7 +281,7 @@ impl Search<'_> {
             if self.join(core, slice, &inner, outer.as_ref()) {
                 return Judged::Contradicted;
             }
-            if inner.outcome == Outcome::NotPermitted && core.permits.is_empty() {
+            if inner.outcome == EvaluationOutcome::NotPermitted && core.permits.is_empty() {
                 outcome = Judged::Unpermitted;
             }
         }
@@ -289,11 +291,11 @@ impl Search<'_> {
     /// Adds what contradicts the example; false if nothing new does.
     fn join(&self, core: &Core<'_>, slice: &mut Slice, inner: &Evaluation, outer: Option<&Evaluation>) -> bool {
         let before = slice.forbids.len() + slice.permits.len();
-        if inner.outcome == Outcome::Forbidden {
+        if inner.outcome == EvaluationOutcome::Forbidden {
             let forbids = inner.policies.iter().filter_map(|info| self.inner.number(&info.id));
             slice.forbids.extend(forbids);
         }
-        if inner.outcome == Outcome::EvaluationError {
+        if inner.outcome == EvaluationOutcome::EvaluationError {
             let failed = inner.errors.iter().filter_map(|error| self.inner.number(&error.policy));
             let is_forbid = |number: &Number| {
                 self.inner
@@ -303,7 +305,7 @@ impl Search<'_> {
             slice.forbids.extend(failed.filter(is_forbid));
         }
         if let Some((outer, system)) = outer.zip(self.outer).filter(|_| core.forbid.is_none())
-            && outer.outcome == Outcome::Allow
+            && outer.outcome == EvaluationOutcome::Allow
         {
             let permits = outer.policies.iter().filter_map(|info| system.number(&info.id));
             let new: Vec<Number> = permits.filter(|number| !slice.permits.contains(number)).collect();
@@ -331,14 +333,17 @@ fn chunks(numbers: &[Number]) -> Vec<&[Number]> {
 
 /// The result of asking until policies agree.
 enum Refined {
-    Found(Found),
+    Found(SearchResult),
     Unpermitted,
 }
 
 /// Without permits, only a forbid denies.
 fn denies(evaluation: &Evaluation, effects: Effects) -> bool {
     match effects {
-        Effects::Both => evaluation.outcome != Outcome::Allow,
-        Effects::Forbids => matches!(evaluation.outcome, Outcome::Forbidden | Outcome::EvaluationError),
+        Effects::Both => evaluation.outcome != EvaluationOutcome::Allow,
+        Effects::Forbids => matches!(
+            evaluation.outcome,
+            EvaluationOutcome::Forbidden | EvaluationOutcome::EvaluationError
+        ),
     }
 }

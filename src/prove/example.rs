@@ -15,7 +15,7 @@ use chrono::{DateTime, Datelike};
 use serde_json::{Map, Value, json};
 
 use super::clause::{Described, Expression};
-use super::facts::Facts;
+use super::facts::ProofFacts;
 use super::question::Environment;
 use super::system::System;
 
@@ -139,7 +139,7 @@ impl Example {
     }
 
     /// The example as the gate can meet it; `None` if it cannot be put together so.
-    pub(super) fn realistic(&self, environment: &Environment<'_>, facts: &Facts<'_>) -> Option<Self> {
+    pub(super) fn realistic(&self, environment: &Environment<'_>, facts: &ProofFacts<'_>) -> Option<Self> {
         let mut made = Renamed {
             context: self.context.clone(),
             entities: self.entities.clone(),
@@ -174,7 +174,7 @@ impl Example {
     }
 
     /// An id for a path that lies below the deepest path among its ancestors.
-    fn path(&self, uid: &EntityUid, facts: &Facts<'_>) -> EntityUid {
+    fn path(&self, uid: &EntityUid, facts: &ProofFacts<'_>) -> EntityUid {
         let ty: &EntityTypeName = uid.type_name();
         let is_path = |uid: &EntityUid| facts.is_path(uid.type_name()) && uid.id().unescaped().starts_with('/');
         if is_path(uid) {
@@ -217,7 +217,7 @@ impl Renamed {
         }
     }
 
-    fn give_paths_their_ancestors(&mut self, facts: &Facts<'_>) {
+    fn give_paths_their_ancestors(&mut self, facts: &ProofFacts<'_>) {
         for entity in self.entities.as_array_mut().into_iter().flatten() {
             let uid = entity.get("uid").cloned().and_then(|uid| EntityUid::from_json(uid).ok());
             let Some(uid) = uid.filter(|uid| facts.is_path(uid.type_name())) else {

@@ -20,27 +20,27 @@ const PATHS_MAX: usize = 40;
 /// The fact of the context that names the portal.
 const PORTAL: &str = "portal";
 
-/// The ancestors that an id tells.
+/// The ancestors of an entity that its id states.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Told {
+enum Stated {
     All,
     /// entities.json puts paths or portals below others, too.
     Some,
 }
 
-impl Told {
+impl Stated {
     fn and(self, other: Self) -> Self {
         if self == Self::All { other } else { self }
     }
 }
 
-fn told(revision: &Revision) -> Told {
+fn stated(revision: &Revision) -> Stated {
     let names = &revision.rules.names;
     let portal = names.portal.as_ref().map(EntityUid::type_name);
     let mut types = names.path.iter().chain(portal);
     match types.any(|ty| revision.rules.engine.store.has_ancestors(ty)) {
-        true => Told::Some,
-        false => Told::All,
+        true => Stated::Some,
+        false => Stated::All,
     }
 }
 
@@ -51,7 +51,7 @@ enum Pair {
 }
 
 impl Pair {
-    fn facts(&self, told: Told) -> Vec<Expression> {
+    fn facts(&self, stated: Stated) -> Vec<Expression> {
         let resource = variable("resource");
         let is_in = |left: &Value, right: &EntityUid| Expression::is_in(left, &literal(right));
         match self {
@@ -60,7 +60,7 @@ impl Pair {
                     is_in(&resource, low).not().or(&is_in(&resource, high)),
                     is_in(&literal(low), high),
                 ];
-                facts.extend((told == Told::All).then(|| is_in(&literal(high), low).not()));
+                facts.extend((stated == Stated::All).then(|| is_in(&literal(high), low).not()));
                 facts
             }
             Self::Apart([one, other]) => vec![
@@ -73,27 +73,27 @@ impl Pair {
 }
 
 /// The source of the facts.
-pub(super) struct Facts<'r> {
+pub(super) struct ProofFacts<'r> {
     slug: &'r str,
     revision: &'r Revision,
     path: Option<&'r EntityTypeName>,
-    told: Told,
+    stated: Stated,
 }
 
-impl<'r> Facts<'r> {
+impl<'r> ProofFacts<'r> {
     pub fn of(slug: &'r str, revision: &'r Revision) -> Self {
         Self {
             slug,
             revision,
             path: revision.rules.names.path.as_ref(),
-            told: told(revision),
+            stated: stated(revision),
         }
     }
 
     /// The facts that hold in another revision of the portal, too.
     pub fn and_of(self, other: &Revision) -> Self {
         Self {
-            told: self.told.and(told(other)),
+            stated: self.stated.and(stated(other)),
             ..self
         }
     }
@@ -137,13 +137,13 @@ impl<'r> Facts<'r> {
         for uid in portals {
             match Some(uid) == portal {
                 true => facts.push(is_below(uid)),
-                false if self.told == Told::All => facts.push(is_below(uid).not()),
+                false if self.stated == Stated::All => facts.push(is_below(uid).not()),
                 false => {}
             }
         }
         let Some(ty) = self.path else { return facts };
         let entity = |id: &str| EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(id));
-        let states_all = paths.len() <= PATHS_MAX && self.told == Told::All;
+        let states_all = paths.len() <= PATHS_MAX && self.stated == Stated::All;
         for (at, one) in paths.iter().enumerate() {
             for other in paths.iter().skip(at + 1) {
                 let pair = match (is_at_or_below(other, one), is_at_or_below(one, other)) {
@@ -158,7 +158,7 @@ impl<'r> Facts<'r> {
                     (false, false) if states_all => Pair::Apart([entity(one), entity(other)]),
                     (false, false) => continue,
                 };
-                facts.extend(pair.facts(self.told));
+                facts.extend(pair.facts(self.stated));
             }
         }
         facts

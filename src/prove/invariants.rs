@@ -9,10 +9,10 @@ use cedargate_policy::load::invariants::{Claim, Invariant};
 use cedargate_policy::revision::Revision;
 
 use super::clause::{Described, Expression};
-use super::difference::{Found, Search};
+use super::difference::{Search, SearchResult};
 use super::example::{Example, Region};
-use super::facts::Facts;
-use super::question::{Answer, Environment, Prover, Question};
+use super::facts::ProofFacts;
+use super::question::{Environment, Prover, SolverAnswer, SolverQuestion};
 use super::solver::NoSolver;
 use super::system::{Number, System};
 use super::{About, Finding, Kind, action_of, descriptions, environments};
@@ -34,7 +34,7 @@ struct Statement<'a> {
     /// The policies of the scope.
     own: &'a System<'a>,
     region: &'a Region,
-    facts: Facts<'a>,
+    facts: ProofFacts<'a>,
 }
 
 /// Proves one invariant of a revision, or finds a request that breaks it.
@@ -50,7 +50,7 @@ pub(crate) fn check(slug: &str, revision: &Revision, invariant: &Invariant, prov
         system: &system,
         own: &own,
         region: &region,
-        facts: Facts::of(slug, revision),
+        facts: ProofFacts::of(slug, revision),
     };
     let mut checked = Checked {
         findings: Vec::new(),
@@ -66,7 +66,7 @@ pub(crate) fn check(slug: &str, revision: &Revision, invariant: &Invariant, prov
                 checked.is_empty = !statement.may_be_asked(&environment, prover)?;
             }
             let found = statement.search(&environment, prover)?;
-            if !matches!(found, Found::Nothing) {
+            if !matches!(found, SearchResult::Nothing) {
                 let about = match described {
                     Described::Yes => About::Decisions,
                     Described::No => About::Undescribed,
@@ -87,7 +87,7 @@ fn unknown(revision: &Revision, reason: &str) -> Checked {
     let finding = |env: &RequestEnv| Finding {
         kind: Kind::of(env),
         about: About::Decisions,
-        found: Found::Unknown(reason.to_owned()),
+        found: SearchResult::Unknown(reason.to_owned()),
     };
     Checked {
         findings: environments(revision).iter().map(finding).collect(),
@@ -123,14 +123,14 @@ impl Statement<'_> {
 
     /// True if a request of this kind may be in the scope.
     fn may_be_asked(&self, environment: &Environment<'_>, prover: &mut Prover) -> Result<bool, NoSolver> {
-        let question = Question {
+        let question = SolverQuestion {
             all: self.asked(environment),
-            ..Question::default()
+            ..SolverQuestion::default()
         };
-        Ok(!matches!(prover.ask(environment, &question)?, Answer::No))
+        Ok(!matches!(prover.ask(environment, &question)?, SolverAnswer::No))
     }
 
-    fn search(&self, environment: &Environment<'_>, prover: &mut Prover) -> Result<Found, NoSolver> {
+    fn search(&self, environment: &Environment<'_>, prover: &mut Prover) -> Result<SearchResult, NoSolver> {
         let all = self.system.all();
         let own = self.own.all();
         let search = |inner, outer, inner_only, outer_only| Search {
@@ -149,12 +149,12 @@ impl Statement<'_> {
             Claim::Equivalent => {
                 let more = search(self.system, Some(self.own), &all, &own).run(prover)?;
                 let less = match search(self.own, Some(self.system), &own, &all).run(prover)? {
-                    Found::Example(example) => Found::Example(Box::new(example.of_statement())),
+                    SearchResult::Example(example) => SearchResult::Example(Box::new(example.of_statement())),
                     less => less,
                 };
                 Ok(match (more, less) {
-                    (Found::Nothing, less) => less,
-                    (Found::Unknown(_), less @ Found::Example(_)) => less,
+                    (SearchResult::Nothing, less) => less,
+                    (SearchResult::Unknown(_), less @ SearchResult::Example(_)) => less,
                     (more, _) => more,
                 })
             }
@@ -163,47 +163,51 @@ impl Statement<'_> {
     }
 
     /// A request of the scope for which a policy cannot be evaluated.
-    fn error(&self, environment: &Environment<'_>, prover: &mut Prover) -> Result<Found, NoSolver> {
+    fn error(&self, environment: &Environment<'_>, prover: &mut Prover) -> Result<SearchResult, NoSolver> {
         let action = action_of(self.revision, environment.env);
         let mut unknown = None;
         for effect in [Effect::Forbid, Effect::Permit] {
             for number in self.system.covering(effect, &action).collect::<Vec<_>>() {
                 match self.error_of(number, environment, prover)? {
-                    Found::Nothing => {}
-                    Found::Unknown(reason) => drop(unknown.get_or_insert(reason)),
-                    found @ Found::Example(_) => return Ok(found),
+                    SearchResult::Nothing => {}
+                    SearchResult::Unknown(reason) => drop(unknown.get_or_insert(reason)),
+                    found @ SearchResult::Example(_) => return Ok(found),
                 }
             }
         }
-        Ok(unknown.map_or(Found::Nothing, Found::Unknown))
+        Ok(unknown.map_or(SearchResult::Nothing, SearchResult::Unknown))
     }
 
-    fn error_of(&self, number: Number, environment: &Environment<'_>, prover: &mut Prover) -> Result<Found, NoSolver> {
+    fn error_of(&self, number: Number, environment: &Environment<'_>, prover: &mut Prover) -> Result<SearchResult, NoSolver> {
         let clause = match self.system.clause(number) {
             Ok(clause) => clause,
-            Err(reason) => return Ok(Found::Unknown(reason)),
+            Err(reason) => return Ok(SearchResult::Unknown(reason)),
         };
         // what is neither true nor false is an error
-        let question = Question {
+        let question = SolverQuestion {
             all: self.asked(environment),
             any: Vec::new(),
             none: vec![clause.when.clone(), clause.when.clone().not()],
         };
         let env = match prover.ask(environment, &question)? {
-            Answer::No => return Ok(Found::Nothing),
-            Answer::Unknown(reason) => return Ok(Found::Unknown(reason)),
-            Answer::Example(env) => env,
+            SolverAnswer::No => return Ok(SearchResult::Nothing),
+            SolverAnswer::Unknown(reason) => return Ok(SearchResult::Unknown(reason)),
+            SolverAnswer::Example(env) => env,
         };
         let raw = Example::new(&env.request, &env.entities);
         let real = raw.and_then(|raw| raw.realistic(environment, &self.facts));
         let Some(example) = real.filter(|example| self.region.contains(example)) else {
-            return Ok(Found::Unknown("the solver's example is no request of the scope".to_owned()));
+            return Ok(SearchResult::Unknown(
+                "the solver's example is no request of the scope".to_owned(),
+            ));
         };
         let evaluation = example.decide(self.system, Effects::Both);
         let id = self.system.id(number);
         match evaluation.errors.iter().any(|error| &*error.policy == id) {
-            true => Ok(Found::Example(Box::new(example.decided(evaluation, None)))),
-            false => Ok(Found::Unknown(format!("the solver's example does not make `{id}` fail"))),
+            true => Ok(SearchResult::Example(Box::new(example.decided(evaluation, None)))),
+            false => Ok(SearchResult::Unknown(format!(
+                "the solver's example does not make `{id}` fail"
+            ))),
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Environment<'a> {
 
 /// A question.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Question {
+pub(super) struct SolverQuestion {
     /// All are true.
     pub all: Vec<Expression>,
     /// At least one is true; empty: no matter.
@@ -45,7 +45,7 @@ pub(super) struct Question {
     pub none: Vec<Expression>,
 }
 
-pub(super) enum Answer {
+pub(super) enum SolverAnswer {
     /// There is no such request.
     No,
     Example(Box<Env>),
@@ -87,22 +87,22 @@ impl Prover {
         })
     }
 
-    pub(super) fn ask(&mut self, environment: &Environment<'_>, question: &Question) -> Result<Answer, NoSolver> {
+    pub(super) fn ask(&mut self, environment: &Environment<'_>, question: &SolverQuestion) -> Result<SolverAnswer, NoSolver> {
         let compiled = compiled(environment, question);
         let (sought, unsought) = match compiled {
             Ok(compiled) => compiled,
-            Err(reason) => return Ok(Answer::Unknown(reason)),
+            Err(reason) => return Ok(SolverAnswer::Unknown(reason)),
         };
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(Answer::Unknown("the time for proofs is over".to_owned()));
+            return Ok(SolverAnswer::Unknown("the time for proofs is over".to_owned()));
         }
         let _in_runtime = self.runtime.enter();
         let mut compiler = match self.compiler.take() {
             Some(compiler) => compiler,
             None => match CedarSymCompiler::new(Cvc5::start()?) {
                 Ok(compiler) => compiler,
-                Err(error) => return Ok(Answer::Unknown(said(&error))),
+                Err(error) => return Ok(SolverAnswer::Unknown(said(&error))),
             },
         };
         self.asked += 1;
@@ -113,20 +113,20 @@ impl Prover {
         Ok(match answer {
             Ok(Ok(None)) => {
                 self.compiler = Some(compiler);
-                Answer::No
+                SolverAnswer::No
             }
             Ok(Ok(Some(example))) => {
                 self.compiler = Some(compiler);
-                Answer::Example(Box::new(example))
+                SolverAnswer::Example(Box::new(example))
             }
-            Ok(Err(Error::SolverUnknown)) => Answer::Unknown("the solver gave up".to_owned()),
-            Ok(Err(error)) => Answer::Unknown(said(&error)),
-            Err(_elapsed) => Answer::Unknown("the solver took too long".to_owned()),
+            Ok(Err(Error::SolverUnknown)) => SolverAnswer::Unknown("the solver gave up".to_owned()),
+            Ok(Err(error)) => SolverAnswer::Unknown(said(&error)),
+            Err(_elapsed) => SolverAnswer::Unknown("the solver took too long".to_owned()),
         })
     }
 }
 
-fn compiled(environment: &Environment<'_>, question: &Question) -> Result<(CompiledPolicySet, CompiledPolicySet), String> {
+fn compiled(environment: &Environment<'_>, question: &SolverQuestion) -> Result<(CompiledPolicySet, CompiledPolicySet), String> {
     let sought = |one: Option<&Expression>| Expression::all(question.all.iter().chain(one).cloned().collect());
     let alternatives = match question.any.as_slice() {
         [] => vec![sought(None)],

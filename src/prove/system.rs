@@ -85,8 +85,10 @@ impl<'e> System<'e> {
     /// The policies that this system does not share with another one.
     pub fn beyond(&self, other: &Self) -> Vec<Number> {
         let is_same = |entry: &Arc<PolicyEntry>| {
-            let twin = other.number(&entry.info.id).and_then(|number| other.entry(number));
-            twin.is_some_and(|twin| twin.is_same_reading(entry) && self.errored(entry) == other.errored(twin))
+            let counterpart = other.number(&entry.info.id).and_then(|number| other.entry(number));
+            counterpart.is_some_and(|counterpart| {
+                counterpart.is_same_reading(entry) && self.errored(entry) == other.errored(counterpart)
+            })
         };
         let unmatched = |system: &Self, is_same: &dyn Fn(&Arc<PolicyEntry>) -> bool| -> Vec<Number> {
             let entries = system.engine.policies().iter().enumerate();
@@ -101,8 +103,10 @@ impl<'e> System<'e> {
         }
         // a policy under another id, in another layout, or with other annotations decides alike
         let is_same_of_other = |entry: &Arc<PolicyEntry>| {
-            let twin = self.number(&entry.info.id).and_then(|number| self.entry(number));
-            twin.is_some_and(|twin| twin.is_same_reading(entry) && other.errored(entry) == self.errored(twin))
+            let counterpart = self.number(&entry.info.id).and_then(|number| self.entry(number));
+            counterpart.is_some_and(|counterpart| {
+                counterpart.is_same_reading(entry) && other.errored(entry) == self.errored(counterpart)
+            })
         };
         let others = unmatched(other, &is_same_of_other);
         let keys: HashSet<String> = others.iter().filter_map(|n| Some(other.clause(*n).ok()?.key())).collect();

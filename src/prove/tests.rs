@@ -72,15 +72,15 @@ fn widened(old: &Revision, new: &Revision) -> Vec<String> {
 fn shown(finding: &Finding) -> String {
     let Finding { kind, about, found } = finding;
     match found {
-        Found::Example(example) => format!(
+        SearchResult::Example(example) => format!(
             "{kind} {about:?}: {} {} | old {}, new {}",
             example.principal,
             example.resource,
             example.outer.as_ref().map_or("-".to_owned(), reasons),
             example.inner.as_ref().map_or("-".to_owned(), reasons),
         ),
-        Found::Unknown(reason) => format!("{kind} {about:?}: unknown, {reason}"),
-        Found::Nothing => format!("{kind}: nothing"),
+        SearchResult::Unknown(reason) => format!("{kind} {about:?}: unknown, {reason}"),
+        SearchResult::Nothing => format!("{kind}: nothing"),
     }
 }
 

@@ -10,11 +10,11 @@ use serde::Serialize;
 
 /// Outcomes by portal; cheap to clone.
 #[derive(Clone, Default)]
-pub struct Outcomes(Arc<Mutex<BTreeMap<PortalSlug, Outcome>>>);
+pub struct Outcomes(Arc<Mutex<BTreeMap<PortalSlug, ReloadOutcome>>>);
 
 /// One load, as `/status` shows it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Outcome {
+pub struct ReloadOutcome {
     pub result: ReloadResult,
     /// Unix seconds.
     pub at: f64,
@@ -33,7 +33,7 @@ pub enum ReloadResult {
 }
 
 impl Outcomes {
-    pub fn all(&self) -> BTreeMap<PortalSlug, Outcome> {
+    pub fn all(&self) -> BTreeMap<PortalSlug, ReloadOutcome> {
         self.0.lock().clone()
     }
 
@@ -41,7 +41,7 @@ impl Outcomes {
         self.0.lock().remove(slug);
     }
 
-    pub(super) fn set(&self, slug: &PortalSlug, outcome: Outcome) {
+    pub(super) fn set(&self, slug: &PortalSlug, outcome: ReloadOutcome) {
         self.0.lock().insert(slug.clone(), outcome);
     }
 }

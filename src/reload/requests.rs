@@ -14,7 +14,7 @@ use cedargate_policy::types::PortalSlug;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::outcome::{Outcome, Outcomes};
+use super::outcome::{Outcomes, ReloadOutcome};
 use crate::bundle_follower::{BundleFollower, BundleStatus};
 
 const REQUESTS_MAX: usize = 16;
@@ -65,7 +65,7 @@ impl ReloadRequests {
 
     /// Every portal's outcome after a reading that begins now. With a bundle the gate asks its server first; a failure of that is
     /// in the bundle's status.
-    pub async fn reload(&self) -> Result<BTreeMap<PortalSlug, Outcome>, ReloadRequestError> {
+    pub async fn reload(&self) -> Result<BTreeMap<PortalSlug, ReloadOutcome>, ReloadRequestError> {
         if let Some(bundle) = &self.bundle
             && !bundle.check_now().await
         {

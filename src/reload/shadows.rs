@@ -12,7 +12,7 @@ use cedargate_policy::revision::problem::Problem;
 use cedargate_policy::revision::source::{Files, Tree};
 use cedargate_policy::types::PortalSlug;
 
-use super::outcome::{Outcome, Outcomes, ReloadResult};
+use super::outcome::{Outcomes, ReloadOutcome, ReloadResult};
 use crate::audit::{Event, PolicyEvent};
 use crate::base::clock;
 use crate::gate::Gate;
@@ -113,7 +113,7 @@ impl Shadows {
             detail: (!detail.is_empty()).then_some(detail),
             flags: Vec::new(),
         }));
-        let outcome = Outcome {
+        let outcome = ReloadOutcome {
             result,
             at: clock::unix_seconds_f64(),
             problems,

@@ -1,4 +1,4 @@
-//! Puts revisions into force, for the two threads that do so: `reload` and `brakes`.
+//! Puts revisions into force, for the two threads that do so: `reload` and `emergency`.
 //!
 //! Both replace a portal's revision by one that they made of it. So each takes the portal's lock (`Portal::writer`), then reads
 //! the revision in force, and swaps before it gives the lock back. Only the fast part of a load happens under the lock.

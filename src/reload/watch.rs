@@ -49,8 +49,8 @@ pub enum Wakeup {
 pub struct WakeChannel {
     pub sender: Sender<()>,
     pub receiver: Receiver<()>,
-    /// Wakes the thread `brakes`. One message that waits stands for all.
-    pub brakes: SyncSender<()>,
+    /// Wakes the thread `emergency`. One message that waits stands for all.
+    pub emergency: SyncSender<()>,
 }
 
 pub struct Watch {
@@ -71,11 +71,11 @@ struct ChangedEntries(Arc<Mutex<Scope>>);
 impl Default for WakeChannel {
     fn default() -> Self {
         let (sender, receiver) = channel();
-        let (brakes, _no_thread_waits) = sync_channel(1);
+        let (emergency, _no_thread_waits) = sync_channel(1);
         Self {
             sender,
             receiver,
-            brakes,
+            emergency,
         }
     }
 }
@@ -173,7 +173,7 @@ impl Watch {
 
     fn watcher(&self, roots: Vec<PathBuf>) -> notify::Result<RecommendedWatcher> {
         let sender = self.wake.sender.clone();
-        let brakes = self.wake.brakes.clone();
+        let emergency = self.wake.emergency.clone();
         let changed = self.changed.clone();
         let root_touched = Arc::clone(&self.root_touched);
         notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -184,7 +184,7 @@ impl Watch {
             changed.add(&event, &roots);
             if event.as_ref().map_or(true, |event| may_be_brake(event, &roots)) {
                 // fails if a message waits, or after the thread ended
-                let _waits_or_ended = brakes.try_send(()).is_err();
+                let _waits_or_ended = emergency.try_send(()).is_err();
             }
             if event.is_ok_and(|event| event.paths.iter().any(|path| roots.contains(path))) {
                 root_touched.store(true, Ordering::Release);

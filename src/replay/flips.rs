@@ -30,7 +30,7 @@ pub enum Baseline<'a> {
 
 /// The direction of a flip; newly allowed ones come first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Change {
+pub enum DecisionChange {
     NewlyAllowed,
     NewlyDenied,
 }
@@ -38,7 +38,7 @@ pub enum Change {
 /// Flips that have the same cause, portal and roles.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct FlipKey {
-    pub change: Change,
+    pub change: DecisionChange,
     pub portal: String,
     /// The roles of the caller.
     pub roles: Vec<String>,
@@ -109,7 +109,7 @@ impl Side {
     }
 }
 
-impl Change {
+impl DecisionChange {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NewlyAllowed => "newly_allowed",
@@ -132,7 +132,7 @@ impl<'a> Flips<'a> {
     }
 
     /// The number of records that flip in this direction.
-    pub fn count(&self, change: Change) -> u64 {
+    pub fn count(&self, change: DecisionChange) -> u64 {
         let groups = self.groups.iter().filter(|(key, _)| key.change == change);
         groups.map(|(_, group)| group.records).sum()
     }
@@ -146,7 +146,7 @@ impl<'a> Flips<'a> {
         self.replayed += 1;
         match (before.is_allowed, after.is_allowed) {
             (false, true) => self.add(
-                key(record, Change::NewlyAllowed, after.policies, before.reason),
+                key(record, DecisionChange::NewlyAllowed, after.policies, before.reason),
                 record,
                 place,
             ),
@@ -156,7 +156,11 @@ impl<'a> Flips<'a> {
                 } else {
                     after.policies
                 };
-                self.add(key(record, Change::NewlyDenied, policies, after.reason), record, place);
+                self.add(
+                    key(record, DecisionChange::NewlyDenied, policies, after.reason),
+                    record,
+                    place,
+                );
             }
             _ if before.reason != after.reason || is_other_set(&before.policies, &after.policies) => self.other_reason += 1,
             _ => {}
@@ -239,7 +243,7 @@ impl Visitor for Flips<'_> {
     }
 }
 
-fn key(record: &LogRecord<'_>, change: Change, mut policies: Vec<String>, denial: String) -> FlipKey {
+fn key(record: &LogRecord<'_>, change: DecisionChange, mut policies: Vec<String>, denial: String) -> FlipKey {
     policies.sort();
     FlipKey {
         change,

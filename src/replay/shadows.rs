@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Change, Example, FlipGroup, LogRecord, RecordLocation, Visitor};
+use super::{DecisionChange, Example, FlipGroup, LogRecord, RecordLocation, Visitor};
 
 /// Groups that are kept; disagreements beyond them are counted.
 const GROUPS_MAX: usize = 10_000;
@@ -29,7 +29,7 @@ impl Selection<'_> {
 /// Disagreements with the same direction, portal, roles and route.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct DisagreementKey {
-    pub change: Change,
+    pub change: DecisionChange,
     pub portal: String,
     pub roles: Vec<String>,
     /// The route, or the method of a plain path, or the action of a query that names it.
@@ -77,7 +77,7 @@ impl<'a> Disagreements<'a> {
     }
 
     /// The number of records that disagree in this direction.
-    pub fn count(&self, change: Change) -> u64 {
+    pub fn count(&self, change: DecisionChange) -> u64 {
         let groups = self.groups.iter().filter(|(key, _)| key.change == change);
         groups.map(|(_, group)| group.records).sum()
     }
@@ -104,9 +104,9 @@ impl Visitor for Disagreements<'_> {
         candidate.disagreements += 1;
         let key = DisagreementKey {
             change: if record.is_allowed() {
-                Change::NewlyDenied
+                DecisionChange::NewlyDenied
             } else {
-                Change::NewlyAllowed
+                DecisionChange::NewlyAllowed
             },
             portal: record.portal.clone().unwrap_or_default(),
             roles: record.role_names().into_iter().map(str::to_owned).collect(),

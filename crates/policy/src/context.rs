@@ -33,7 +33,7 @@ use crate::value::{Value as CedarValue, context_of, datetime_of, expression, ip_
 
 /// Facts that the gate knows of one query; a named query has no `http`.
 #[derive(Clone, Copy)]
-pub struct Facts<'a> {
+pub struct ContextFacts<'a> {
     pub portal: &'a str,
     /// The request's tenant, else the caller's.
     pub tenant: Option<&'a str>,
@@ -99,7 +99,7 @@ pub type LastingField = (String, Option<Value>);
 #[derive(Clone, Copy)]
 pub struct ProxyContext<'a> {
     pub plan: &'a ContextPlan,
-    pub facts: &'a Facts<'a>,
+    pub facts: &'a ContextFacts<'a>,
 }
 
 /// A context that Cedar has read already.
@@ -113,7 +113,7 @@ pub struct NamedContext<'a> {
 
 type Given<'a> = (&'a str, &'a AttrType, &'a Value);
 
-impl<'a> Facts<'a> {
+impl<'a> ContextFacts<'a> {
     /// The facts of a query that names action and resource: those of the portal and of the caller.
     pub fn of_named(
         portal: &'a PortalScope,
@@ -199,7 +199,7 @@ impl ContextPlan {
     /// The context of a named query; `None` unless a quick check shows that every field is present and of its declared type.
     pub fn fast<'a>(
         &'a self,
-        facts: &'a Facts<'a>,
+        facts: &'a ContextFacts<'a>,
         declared: &'a RecordType,
         given: Option<&'a Map<String, Value>>,
     ) -> Option<NamedContext<'a>> {
@@ -226,14 +226,14 @@ impl ContextPlan {
     }
 
     /// True if only the gate may fill this field.
-    pub fn owns(&self, name: &str, facts: &Facts<'_>) -> bool {
+    pub fn owns(&self, name: &str, facts: &ContextFacts<'_>) -> bool {
         self.owned
             .iter()
             .any(|f| f.name == name && (facts.http.is_some() || !f.fact.needs_http()))
     }
 
     /// Refuses repeated values and missing required facts: policies could not be evaluated with them.
-    pub fn check(&self, facts: &Facts<'_>) -> Result<(), Refusal> {
+    pub fn check(&self, facts: &ContextFacts<'_>) -> Result<(), Refusal> {
         if let Some(name) = self.app_required.first() {
             let detail = format!("context `{name}` is required, and only a named query of the app can give it");
             return Err(Refusal::new(Denial::NotPermitted, detail));
@@ -253,7 +253,7 @@ impl ContextPlan {
 
     /// The fields of a named query that do not change with time: those of the portal and of the caller. `None`: the field is
     /// absent. `Err`: every such query is refused.
-    pub fn lasting(&self, facts: &Facts<'_>) -> Result<Vec<LastingField>, Refusal> {
+    pub fn lasting(&self, facts: &ContextFacts<'_>) -> Result<Vec<LastingField>, Refusal> {
         let lasting = self.filled(facts).filter(|field| field.fact.source != Source::Time);
         let field = |field: &OwnedField| match field.value(facts) {
             Ok(None) if field.required => Err(field.refusal(format!("context `{}` is required and not known", field.name))),
@@ -280,7 +280,7 @@ impl ContextPlan {
     }
 
     /// The gate's fields as JSON in Cedar's entity format.
-    pub fn to_json(&self, facts: &Facts<'_>) -> Result<Map<String, Value>, Refusal> {
+    pub fn to_json(&self, facts: &ContextFacts<'_>) -> Result<Map<String, Value>, Refusal> {
         let mut all = Map::new();
         for field in self.filled(facts) {
             if let Some(value) = field.json(facts)? {
@@ -290,14 +290,14 @@ impl ContextPlan {
         Ok(all)
     }
 
-    fn filled<'f>(&'f self, facts: &Facts<'_>) -> impl Iterator<Item = &'f OwnedField> {
+    fn filled<'f>(&'f self, facts: &ContextFacts<'_>) -> impl Iterator<Item = &'f OwnedField> {
         let is_http = facts.http.is_some();
         self.owned.iter().filter(move |f| is_http || !f.fact.needs_http())
     }
 }
 
 impl OwnedField {
-    fn is_certain(&self, facts: &Facts<'_>) -> bool {
+    fn is_certain(&self, facts: &ContextFacts<'_>) -> bool {
         (self.fact.is_certain)(self, facts)
     }
 
@@ -315,12 +315,12 @@ impl OwnedField {
         !matches!(self.ty, AttrType::Entity(_))
     }
 
-    fn json(&self, facts: &Facts<'_>) -> Result<Option<Value>, Refusal> {
+    fn json(&self, facts: &ContextFacts<'_>) -> Result<Option<Value>, Refusal> {
         let shown = self.shown(facts)?;
         Ok(shown.map(|shown| serde_json::to_value(shown).unwrap_or_default()))
     }
 
-    fn shown<'f>(&'f self, facts: &'f Facts<'f>) -> Result<Option<Shown<'f>>, Refusal> {
+    fn shown<'f>(&'f self, facts: &'f ContextFacts<'f>) -> Result<Option<Shown<'f>>, Refusal> {
         (self.fact.show)(self, facts)
     }
 
@@ -353,7 +353,7 @@ impl OwnedField {
         Ok(Value::Object(all))
     }
 
-    fn value(&self, facts: &Facts<'_>) -> Result<Option<CedarValue>, String> {
+    fn value(&self, facts: &ContextFacts<'_>) -> Result<Option<CedarValue>, String> {
         let unfit = || format!("`{}` cannot be expressed", self.name);
         match (self.shown(facts).map_err(|r| r.detail.into_owned())?, &self.ty) {
             (None, _) => Ok(None),
@@ -513,7 +513,7 @@ mod tests {
         fn a_fact_that_passes_the_quick_check_is_never_refused((name, ty, required) in declared(), auth in auth_facts(), tenant in any::<bool>()) {
             let Some(fact) = fact(&name, &ty) else { return Ok(()) };
             let flags = Arc::new(json!({"on": true, "seats": 3, "theme": "dark"}).as_object().unwrap().clone());
-            let facts = Facts {
+            let facts = ContextFacts {
                 portal: "p", tenant: tenant.then_some("acme"), now_millis: 0, auth: auth.as_ref(), flags: &flags, http: None,
             };
             let field = OwnedField { name, fact, ty, required };
@@ -541,7 +541,7 @@ mod tests {
             required: true,
         };
         let flags = Arc::default();
-        let facts = Facts {
+        let facts = ContextFacts {
             portal: "p",
             tenant: None,
             now_millis: 0,

@@ -51,7 +51,7 @@ pub struct Refusal {
     /// Seconds after which the caller may try again, if that is known.
     pub retry_after: Option<u64>,
     /// True if the caller may read `detail`: it speaks of the request alone.
-    pub is_told: bool,
+    pub is_detail_public: bool,
     /// Key of the configuration whose limit refuses the request: public, and part of the record.
     pub limit: Option<&'static str>,
     /// True if the browser keeps its session cookie: another replica may accept the session, or this one may later.
@@ -218,7 +218,7 @@ impl Refusal {
             advice: None,
             step_up: None,
             retry_after: None,
-            is_told: false,
+            is_detail_public: false,
             limit: None,
             keeps_cookie: false,
             credential: None,
@@ -241,8 +241,11 @@ impl Refusal {
     }
 
     /// The same, with a detail that the caller may read.
-    pub fn told(self) -> Self {
-        Self { is_told: true, ..self }
+    pub fn with_public_detail(self) -> Self {
+        Self {
+            is_detail_public: true,
+            ..self
+        }
     }
 
     /// A refusal because of the limit that the configuration names `key`.

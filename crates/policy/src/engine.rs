@@ -88,7 +88,7 @@ pub enum ErroredForbids {
 /// The outcome of evaluating policies, and its reasons.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
-    pub outcome: Outcome,
+    pub outcome: EvaluationOutcome,
     /// The satisfied forbids, or else the satisfied permits.
     pub policies: Vec<Arc<PolicyInfo>>,
     pub errors: Vec<PolicyError>,
@@ -97,7 +97,7 @@ pub struct Evaluation {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Outcome {
+pub enum EvaluationOutcome {
     Allow,
     NotPermitted,
     Forbidden,
@@ -477,7 +477,7 @@ impl Engine {
         let forbids = satisfied(Effect::Forbid);
         if !forbids.is_empty() {
             return Evaluation {
-                outcome: Outcome::Forbidden,
+                outcome: EvaluationOutcome::Forbidden,
                 policies: forbids,
                 errors,
                 advising_permit: None,
@@ -485,18 +485,18 @@ impl Engine {
         }
         let policies = satisfied(Effect::Permit);
         let outcome = match (forbid_failed, policies.is_empty(), decision) {
-            (true, ..) => Outcome::EvaluationError,
-            (false, true, Decision::Deny) => Outcome::NotPermitted,
+            (true, ..) => EvaluationOutcome::EvaluationError,
+            (false, true, Decision::Deny) => EvaluationOutcome::NotPermitted,
             // INVARIANT: Cedar allows only with a satisfied permit; an allow without one counts as an error
-            (false, true, Decision::Allow) => Outcome::EvaluationError,
-            (false, false, _) => Outcome::Allow,
+            (false, true, Decision::Allow) => EvaluationOutcome::EvaluationError,
+            (false, false, _) => EvaluationOutcome::Allow,
         };
         let advising_permit = match_set
             .conditional
             .iter()
             .find(|p| p.info.effect == Effect::Permit && p.info.has_advice());
         let advising_permit = advising_permit
-            .filter(|_| outcome == Outcome::NotPermitted)
+            .filter(|_| outcome == EvaluationOutcome::NotPermitted)
             .map(|p| Arc::clone(&p.info));
         Evaluation {
             outcome,

@@ -16,7 +16,7 @@ use cedar_policy::{Effect, EntityTypeName, EntityUid};
 
 use self::columns::Columns;
 use crate::engine::PolicyInfo;
-use crate::partial::Outcome;
+use crate::partial::PartialOutcome;
 use crate::revision::Revision;
 use crate::scope::PortalScope;
 
@@ -47,7 +47,7 @@ pub struct Column {
 
 /// What the policies answer to the callers of a row.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Answer {
+pub enum CellAnswer {
     /// Every resource, in every context.
     Allow,
     /// No resource, in no context.
@@ -63,7 +63,7 @@ pub enum Answer {
 /// One cell.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    pub answer: Answer,
+    pub answer: CellAnswer,
     /// The permits of which one must hold.
     pub permits: Vec<Arc<Condition>>,
     /// The forbids of which none may hold; a forbid that cannot be evaluated holds.
@@ -80,7 +80,7 @@ pub struct Condition {
     pub text: Option<String>,
 }
 
-impl Answer {
+impl CellAnswer {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -166,9 +166,13 @@ pub fn roles(portal: &PortalScope, revision: &Revision) -> BTreeSet<EntityUid> {
 }
 
 /// The cell of a row, out of what remains of each policy.
-fn cell(outcomes: &[(Arc<PolicyInfo>, Outcome)], denies_by_error: impl Fn(&PolicyInfo) -> bool, texts: &mut Conditions) -> Cell {
+fn cell(
+    outcomes: &[(Arc<PolicyInfo>, PartialOutcome)],
+    denies_by_error: impl Fn(&PolicyInfo) -> bool,
+    texts: &mut Conditions,
+) -> Cell {
     let mut cell = Cell {
-        answer: Answer::Deny,
+        answer: CellAnswer::Deny,
         permits: Vec::new(),
         forbids: Vec::new(),
         why: None,
@@ -180,33 +184,33 @@ fn cell(outcomes: &[(Arc<PolicyInfo>, Outcome)], denies_by_error: impl Fn(&Polic
             Effect::Forbid => &mut cell.forbids,
         };
         match outcome {
-            Outcome::True => into.push(texts.get(info, None)),
-            Outcome::Depends(text) => into.push(texts.get(info, Some(text))),
-            Outcome::Fails if denies_by_error(info) => into.push(texts.get(info, None)),
-            Outcome::False | Outcome::Fails => {}
-            Outcome::Unknown(why) => drop(unknown.entry(info.effect).or_insert_with(|| format!("{}: {why}", info.id))),
+            PartialOutcome::True => into.push(texts.get(info, None)),
+            PartialOutcome::Depends(text) => into.push(texts.get(info, Some(text))),
+            PartialOutcome::Fails if denies_by_error(info) => into.push(texts.get(info, None)),
+            PartialOutcome::False | PartialOutcome::Fails => {}
+            PartialOutcome::Unknown(why) => drop(unknown.entry(info.effect).or_insert_with(|| format!("{}: {why}", info.id))),
         }
     }
     let always = |conditions: &[Arc<Condition>]| conditions.iter().any(|condition| condition.text.is_none());
     let is_permitted = !cell.permits.is_empty() || unknown.contains_key(&Effect::Permit);
     cell.answer = if always(&cell.forbids) || !is_permitted {
-        Answer::Deny
+        CellAnswer::Deny
     } else if unknown.contains_key(&Effect::Forbid) || (!always(&cell.permits) && unknown.contains_key(&Effect::Permit)) {
-        Answer::Unknown
+        CellAnswer::Unknown
     } else if always(&cell.permits) && cell.forbids.is_empty() {
-        Answer::Allow
+        CellAnswer::Allow
     } else {
-        Answer::Conditional
+        CellAnswer::Conditional
     };
     match cell.answer {
-        Answer::Deny => {
+        CellAnswer::Deny => {
             cell.permits.clear();
             cell.forbids.retain(|condition| condition.text.is_none());
         }
-        Answer::Unknown => cell.why = unknown.into_values().min(),
-        Answer::Allow => cell.permits.retain(|condition| condition.text.is_none()),
-        Answer::Conditional if always(&cell.permits) => cell.permits.retain(|condition| condition.text.is_none()),
-        Answer::Conditional | Answer::Impossible => {}
+        CellAnswer::Unknown => cell.why = unknown.into_values().min(),
+        CellAnswer::Allow => cell.permits.retain(|condition| condition.text.is_none()),
+        CellAnswer::Conditional if always(&cell.permits) => cell.permits.retain(|condition| condition.text.is_none()),
+        CellAnswer::Conditional | CellAnswer::Impossible => {}
     }
     cell
 }

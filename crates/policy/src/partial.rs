@@ -15,7 +15,7 @@ use crate::schema::SchemaModel;
 
 /// What remains of a policy.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Outcome<C = String> {
+pub(crate) enum PartialOutcome<C = String> {
     True,
     False,
     /// It cannot be evaluated, for any query.
@@ -37,7 +37,7 @@ pub(crate) struct PartialQuery<'a> {
 impl PartialQuery<'_> {
     /// The outcomes of policies whose ids are their numbers in the list. `condition` tells what the caller wants to
     /// know of a policy that remains: writing it as text costs as much as the evaluation.
-    pub fn evaluate<C: Clone>(&self, policies: &[&Policy], condition: &dyn Fn(&Policy) -> Option<C>) -> Vec<Outcome<C>> {
+    pub fn evaluate<C: Clone>(&self, policies: &[&Policy], condition: &dyn Fn(&Policy) -> Option<C>) -> Vec<PartialOutcome<C>> {
         match self.evaluate_together(policies, condition) {
             Ok(outcomes) => outcomes,
             Err(_) if policies.len() > 1 => policies
@@ -47,7 +47,7 @@ impl PartialQuery<'_> {
                     self.evaluate(&[&alone], condition)
                 })
                 .collect(),
-            Err(why) => vec![Outcome::Unknown(why); policies.len()],
+            Err(why) => vec![PartialOutcome::Unknown(why); policies.len()],
         }
     }
 
@@ -57,21 +57,21 @@ impl PartialQuery<'_> {
         known: &Known<'_>,
         policies: &[Result<&Value, &String>],
         condition: &dyn Fn(&Policy) -> Option<C>,
-    ) -> Vec<Outcome<C>> {
+    ) -> Vec<PartialOutcome<C>> {
         let mut outcomes = Vec::with_capacity(policies.len());
         let mut open = Vec::new();
         for (place, policy) in policies.iter().enumerate() {
             let outcome = match policy.map(|json| known.rewrite(json)) {
-                Ok(Rewritten::Never) => Outcome::False,
+                Ok(Rewritten::Never) => PartialOutcome::False,
                 Ok(Rewritten::Policy(json)) => match Policy::from_json(Some(PolicyId::new(open.len().to_string())), json) {
                     Ok(policy) => {
                         open.push((place, policy));
                         // replaced below
-                        Outcome::Unknown(String::new())
+                        PartialOutcome::Unknown(String::new())
                     }
-                    Err(error) => Outcome::Unknown(error_chain(&error)),
+                    Err(error) => PartialOutcome::Unknown(error_chain(&error)),
                 },
-                Err(why) => Outcome::Unknown(why.clone()),
+                Err(why) => PartialOutcome::Unknown(why.clone()),
             };
             outcomes.push(outcome);
         }
@@ -89,13 +89,13 @@ impl PartialQuery<'_> {
         &self,
         policies: &[&Policy],
         condition: &dyn Fn(&Policy) -> Option<C>,
-    ) -> Result<Vec<Outcome<C>>, String> {
+    ) -> Result<Vec<PartialOutcome<C>>, String> {
         let set = PolicySet::from_policies(policies.iter().copied().cloned()).map_err(|error| error_chain(&error))?;
         let entities = self.entities.as_ref().map_err(Clone::clone)?;
         let response = set
             .tpe(self.request, entities, &self.schema.cedar)
             .map_err(|error| error_chain(&error))?;
-        let mut outcomes = vec![Outcome::Unknown("Cedar's answer does not name the policy".to_owned()); policies.len()];
+        let mut outcomes = vec![PartialOutcome::Unknown("Cedar's answer does not name the policy".to_owned()); policies.len()];
         let mut note = |id: &PolicyId, outcome| {
             let id: &str = id.as_ref();
             let number = id.parse::<usize>().ok();
@@ -105,16 +105,16 @@ impl PartialQuery<'_> {
         };
         let permits = response.true_permits();
         let forbids = response.true_forbids();
-        permits.chain(forbids).for_each(|id| note(id, Outcome::True));
+        permits.chain(forbids).for_each(|id| note(id, PartialOutcome::True));
         let permits = response.false_permits();
         let forbids = response.false_forbids();
-        permits.chain(forbids).for_each(|id| note(id, Outcome::False));
+        permits.chain(forbids).for_each(|id| note(id, PartialOutcome::False));
         let permits = response.error_permits();
         let forbids = response.error_forbids();
-        permits.chain(forbids).for_each(|id| note(id, Outcome::Fails));
+        permits.chain(forbids).for_each(|id| note(id, PartialOutcome::Fails));
         for policy in response.residual_policies() {
             if let Some(remaining) = condition(&policy) {
-                note(policy.id(), Outcome::Depends(remaining));
+                note(policy.id(), PartialOutcome::Depends(remaining));
             }
         }
         Ok(outcomes)

@@ -19,7 +19,7 @@ use rustc_hash::FxHashMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::context::{Facts, LastingField};
+use crate::context::{ContextFacts, LastingField};
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
 use crate::decision::{Caller, Decision, Query, QueryForm, check_tenant, decide};
 use crate::denial::{Denial, Refusal};
@@ -27,7 +27,7 @@ use crate::digest::sha256_of;
 use crate::engine::{Ancestors, PolicyEntry};
 use crate::error_chain::error_chain;
 use crate::partial::rewrite::{Known, StandIn};
-use crate::partial::{Outcome, PartialQuery};
+use crate::partial::{PartialOutcome, PartialQuery};
 use crate::principal::Principal;
 use crate::revision::Revision;
 use crate::schema::ActionModel;
@@ -73,7 +73,7 @@ pub struct Permissions {
 /// The state of one computation.
 struct Computation<'a> {
     query: PermissionsQuery<'a>,
-    facts: Facts<'a>,
+    facts: ContextFacts<'a>,
     entities: Result<PartialEntities, String>,
     /// Cedar's JSON of the policies, by number.
     json: FxHashMap<u32, Result<Arc<Value>, String>>,
@@ -168,7 +168,7 @@ impl Permissions {
         check_tenant(tenant, query.identity.tenant.as_deref())?;
         let schema = &query.revision.rules.schema;
         let mut computation = Computation {
-            facts: Facts::of_named(query.portal, tenant, Some(query.identity), &query.principal.flags, 0),
+            facts: ContextFacts::of_named(query.portal, tenant, Some(query.identity), &query.principal.flags, 0),
             entities: known_entities(query),
             json: FxHashMap::default(),
             evaluations_left: EVALUATIONS_MAX,
@@ -371,10 +371,12 @@ impl<'a> Computation<'a> {
             self.evaluations_left = left;
             for (outcome, (_, policy)) in self.evaluate(column, chunk).into_iter().zip(chunk) {
                 match outcome {
-                    Outcome::True => return Holds::ALWAYS,
-                    Outcome::Fails if self.query.revision.rules.engine.denies_by_error(&policy.info) => return Holds::ALWAYS,
-                    Outcome::False | Outcome::Fails => {}
-                    Outcome::Depends(_) | Outcome::Unknown(_) => holds.possibly = true,
+                    PartialOutcome::True => return Holds::ALWAYS,
+                    PartialOutcome::Fails if self.query.revision.rules.engine.denies_by_error(&policy.info) => {
+                        return Holds::ALWAYS;
+                    }
+                    PartialOutcome::False | PartialOutcome::Fails => {}
+                    PartialOutcome::Depends(_) | PartialOutcome::Unknown(_) => holds.possibly = true,
                 }
             }
         }
@@ -410,10 +412,10 @@ impl<'a> Computation<'a> {
     }
 
     /// The outcome of each policy.
-    fn evaluate(&mut self, column: &Column<'_>, policies: &[(u32, &Arc<PolicyEntry>)]) -> Vec<Outcome<()>> {
+    fn evaluate(&mut self, column: &Column<'_>, policies: &[(u32, &Arc<PolicyEntry>)]) -> Vec<PartialOutcome<()>> {
         let request = match &column.request {
             Ok(request) => request,
-            Err(why) => return vec![Outcome::Unknown(why.clone()); policies.len()],
+            Err(why) => return vec![PartialOutcome::Unknown(why.clone()); policies.len()],
         };
         let resource = self.surely_above(column);
         let known = Known {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::decisions;
-use super::question::{Answer, Gate, Question, Resource};
+use super::question::{DemoAnswer, DemoQuestion, Gate, Resource};
 use super::shop::{Account, AccountStatus, Customer, Order, OrderStatus, PRODUCTS, Shop, parse_items};
 
 /// Rows of a report: default and maximum.
@@ -48,7 +48,7 @@ pub(super) struct ApiProblem {
     pub status: StatusCode,
     pub title: String,
     /// The gate's code and decision, if the gate refused.
-    pub verdict: Option<Answer>,
+    pub verdict: Option<DemoAnswer>,
 }
 
 type ApiResult = Result<ApiAnswer, ApiProblem>;
@@ -227,8 +227,8 @@ impl Api {
         }
     }
 
-    async fn ask(&self, request: &ApiRequest<'_>, action: &str, resources: &[Resource]) -> Result<Vec<Answer>, ApiProblem> {
-        let question = Question {
+    async fn ask(&self, request: &ApiRequest<'_>, action: &str, resources: &[Resource]) -> Result<Vec<DemoAnswer>, ApiProblem> {
+        let question = DemoQuestion {
             assertion: request.header("x-cedargate-assertion"),
             portal: request.header("x-cedargate-portal"),
             action,

@@ -33,7 +33,7 @@ pub(super) struct Resource {
 
 /// The gate's answer about one resource.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
+pub(super) struct DemoAnswer {
     pub allows: bool,
     pub reason: String,
     pub decision_id: String,
@@ -41,7 +41,7 @@ pub(super) struct Answer {
 
 /// The same action on several resources.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Question<'a> {
+pub(super) struct DemoQuestion<'a> {
     /// The assertion as the app received it.
     pub assertion: &'a str,
     pub portal: &'a str,
@@ -64,10 +64,10 @@ impl Gate {
     }
 
     /// One verdict for each resource, in order.
-    pub async fn ask(&self, question: &Question<'_>) -> Result<Vec<Answer>, String> {
+    pub async fn ask(&self, question: &DemoQuestion<'_>) -> Result<Vec<DemoAnswer>, String> {
         let mut verdicts = Vec::new();
         for resources in question.resources.chunks(BATCH) {
-            let asked = self.ask_batch(&Question { resources, ..*question }).await?;
+            let asked = self.ask_batch(&DemoQuestion { resources, ..*question }).await?;
             if asked.len() != resources.len() {
                 return Err("the gate answered another number of questions".to_owned());
             }
@@ -76,7 +76,7 @@ impl Gate {
         Ok(verdicts)
     }
 
-    async fn ask_batch(&self, question: &Question<'_>) -> Result<Vec<Answer>, String> {
+    async fn ask_batch(&self, question: &DemoQuestion<'_>) -> Result<Vec<DemoAnswer>, String> {
         let url = self.authorize.get().ok_or("the gate does not listen yet")?;
         let body = json!({
             "portal": question.portal,
@@ -97,7 +97,7 @@ impl Gate {
         let answer: Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
         let decisions = answer.get("decisions").and_then(Value::as_array);
         let decisions = decisions.ok_or("the gate's answer has no `decisions`")?;
-        Ok(decisions.iter().map(Answer::of).collect())
+        Ok(decisions.iter().map(DemoAnswer::of).collect())
     }
 }
 
@@ -111,7 +111,7 @@ impl Resource {
     }
 }
 
-impl Answer {
+impl DemoAnswer {
     /// Every answer but a plain allow denies.
     fn of(decision: &Value) -> Self {
         let text = |name: &str| decision.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();

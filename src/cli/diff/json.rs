@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::changes::Line;
 use super::flips::{Answer, Flip};
-use super::proof::{COVERS, Outcome, Proof, Unproved};
+use super::proof::{COVERS, Proof, ProofOutcome, Unproved};
 use super::{Comparison, FailOn, PortalDiff};
 use crate::cli::Exit;
 
@@ -78,8 +78,8 @@ fn proof(proof: &Proof) -> Value {
 fn unproved(unproved: &Unproved) -> Value {
     let about = Some(unproved.about).filter(|about| !about.is_empty());
     match &unproved.outcome {
-        Outcome::Unknown(reason) => json!({"result": "unknown", "kind": unproved.kind, "about": about, "reason": reason}),
-        Outcome::Widened(request) => json!({
+        ProofOutcome::Unknown(reason) => json!({"result": "unknown", "kind": unproved.kind, "about": about, "reason": reason}),
+        ProofOutcome::Widened(request) => json!({
             "result": "widened", "kind": unproved.kind, "about": about,
             "request": {
                 "principal": request.principal, "action": request.action, "resource": request.resource,

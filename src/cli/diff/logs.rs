@@ -10,7 +10,7 @@ use crate::cli::Paint;
 use crate::cli::logs;
 use crate::cli::replay::output::Report;
 use crate::cli::tree::PortalLoad;
-use crate::replay::{Baseline, Change, Comparison, Flips, Portals, Selection};
+use crate::replay::{Baseline, Comparison, DecisionChange, Flips, Portals, Selection};
 
 /// The flips of recorded decisions, in every form of a report.
 pub(super) struct LogFlips {
@@ -51,8 +51,8 @@ impl LogFlips {
             text: report.text(Paint::stdout()),
             markdown: report.markdown(),
             json: report.json(),
-            widening: flips.count(Change::NewlyAllowed) + flips.ungrouped,
-            narrowing: flips.count(Change::NewlyDenied),
+            widening: flips.count(DecisionChange::NewlyAllowed) + flips.ungrouped,
+            narrowing: flips.count(DecisionChange::NewlyDenied),
         }))
     }
 }

@@ -5,7 +5,7 @@
 
 use super::changes::{ChangeKind, Line};
 use super::flips::{Direction, Flip};
-use super::proof::{COVERS, Group, Outcome, Proof};
+use super::proof::{COVERS, Group, Proof, ProofOutcome};
 use super::{Comparison, PortalDiff};
 
 /// Lines of one text diff; a forge cuts long comments.
@@ -80,7 +80,7 @@ fn verdict(proof: &Proof) -> String {
     let widened = proof
         .unproved
         .iter()
-        .filter(|one| matches!(one.outcome, Outcome::Widened(_)))
+        .filter(|one| matches!(one.outcome, ProofOutcome::Widened(_)))
         .count();
     match (widened, proof.unproved.len()) {
         (0, 0) => "proved: nothing is newly allowed".to_owned(),
@@ -149,8 +149,8 @@ fn group_text(group: &Group<'_>) -> String {
         about => format!(" ({about})"),
     };
     let mut text = match &first.outcome {
-        Outcome::Unknown(reason) => format!("\n**unknown**: {}{about}: {}\n", code(&first.kind), plain(reason)),
-        Outcome::Widened(request) => {
+        ProofOutcome::Unknown(reason) => format!("\n**unknown**: {}{about}: {}\n", code(&first.kind), plain(reason)),
+        ProofOutcome::Widened(request) => {
             let body = serde_json::json!({
                 "principal": request.principal, "action": request.action, "resource": request.resource,
                 "context": request.context, "entities": request.entities,

@@ -3,7 +3,7 @@
 use cedargate_policy::revision::Revision;
 use serde_json::Value;
 
-use crate::prove::{About, Finding, Found, NoSolver, Prover, reasons, widening};
+use crate::prove::{About, Finding, NoSolver, Prover, SearchResult, reasons, widening};
 
 /// What a proof covers, for every report.
 pub(super) const COVERS: &str =
@@ -23,10 +23,10 @@ pub(super) struct Unproved {
     pub kind: String,
     /// The part of decisions that it is about; empty: whole decisions.
     pub about: &'static str,
-    pub outcome: Outcome,
+    pub outcome: ProofOutcome,
 }
 
-pub(super) enum Outcome {
+pub(super) enum ProofOutcome {
     /// A request that NEW allows and OLD denies.
     Widened(Box<Request>),
     /// With the reason.
@@ -55,7 +55,7 @@ impl Proof {
     /// The unproved combinations by their cause: the widened ones first.
     pub fn groups(&self) -> Vec<Group<'_>> {
         let mut groups: Vec<Group<'_>> = Vec::new();
-        let is_widened = |unproved: &&Unproved| matches!(unproved.outcome, Outcome::Widened(_));
+        let is_widened = |unproved: &&Unproved| matches!(unproved.outcome, ProofOutcome::Widened(_));
         let (widened, unknown): (Vec<_>, Vec<_>) = self.unproved.iter().partition(is_widened);
         for unproved in widened.into_iter().chain(unknown) {
             match groups.iter_mut().find(|group| group.first.cause() == unproved.cause()) {
@@ -88,8 +88,8 @@ impl Unproved {
     /// What combinations of one cause have in common.
     fn cause(&self) -> [&str; 3] {
         match &self.outcome {
-            Outcome::Widened(request) => [self.about, &request.old, &request.new],
-            Outcome::Unknown(reason) => [self.about, reason, ""],
+            ProofOutcome::Widened(request) => [self.about, &request.old, &request.new],
+            ProofOutcome::Unknown(reason) => [self.about, reason, ""],
         }
     }
 
@@ -98,9 +98,9 @@ impl Unproved {
             kind: finding.kind.to_string(),
             about: about(finding.about),
             outcome: match &finding.found {
-                Found::Nothing => return None,
-                Found::Unknown(reason) => Outcome::Unknown(reason.clone()),
-                Found::Example(example) => Outcome::Widened(Box::new(Request {
+                SearchResult::Nothing => return None,
+                SearchResult::Unknown(reason) => ProofOutcome::Unknown(reason.clone()),
+                SearchResult::Example(example) => ProofOutcome::Widened(Box::new(Request {
                     principal: example.principal.to_string(),
                     action: example.action.to_string(),
                     resource: example.resource.to_string(),

@@ -2,7 +2,7 @@
 
 use super::changes::{ChangeKind, Line};
 use super::flips::{Direction, Flip};
-use super::proof::{COVERS, Group, Outcome, Proof, Request};
+use super::proof::{COVERS, Group, Proof, ProofOutcome, Request};
 use super::{Comparison, PortalDiff};
 use crate::cli::Paint;
 use crate::cli::report::cedar;
@@ -135,13 +135,13 @@ fn proof_text(proof: &Proof, paint: Paint) -> String {
 fn group_text(group: &Group<'_>, paint: Paint) -> String {
     let Group { first, others } = group;
     let mut text = match &first.outcome {
-        Outcome::Widened(_) => format!("  {} {}\n", paint.red("widened:"), first.kind),
-        Outcome::Unknown(reason) => format!("  {} {}: {}\n", paint.yellow("unknown:"), first.kind, escaped(reason)),
+        ProofOutcome::Widened(_) => format!("  {} {}\n", paint.red("widened:"), first.kind),
+        ProofOutcome::Unknown(reason) => format!("  {} {}: {}\n", paint.yellow("unknown:"), first.kind, escaped(reason)),
     };
     if !first.about.is_empty() {
         text.push_str(&format!("    ({})\n", first.about));
     }
-    if let Outcome::Widened(request) = &first.outcome {
+    if let ProofOutcome::Widened(request) = &first.outcome {
         text.push_str(&request_text(request));
     }
     for other in others {

@@ -1,6 +1,6 @@
 //! The matrix as CSV (RFC 4180): one line for each cell.
 
-use cedargate_policy::matrix::Answer;
+use cedargate_policy::matrix::CellAnswer;
 
 use super::{PortalMatrix, action_name, conditions};
 
@@ -8,7 +8,7 @@ pub(super) fn report(matrices: &[PortalMatrix]) -> String {
     let mut text = String::from("portal,principal,role,action,resource,answer,permits,forbids\r\n");
     for one in matrices {
         for (number, column) in one.columns() {
-            for (row, cell) in one.cells_of(number).filter(|(_, cell)| cell.answer != Answer::Impossible) {
+            for (row, cell) in one.cells_of(number).filter(|(_, cell)| cell.answer != CellAnswer::Impossible) {
                 let conditions = conditions(cell);
                 let list = |texts: &[String]| texts.join("\n");
                 let fields = [

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cedargate_policy::matrix::{Answer, Condition};
+use cedargate_policy::matrix::{CellAnswer, Condition};
 use serde_json::{Value, json};
 
 use super::{PortalMatrix, action_name};
@@ -15,7 +15,7 @@ pub(super) fn report(matrices: &[PortalMatrix]) -> String {
 fn portal(one: &PortalMatrix) -> Value {
     let mut cells = Vec::new();
     for (number, column) in one.columns() {
-        for (row, cell) in one.cells_of(number).filter(|(_, cell)| cell.answer != Answer::Impossible) {
+        for (row, cell) in one.cells_of(number).filter(|(_, cell)| cell.answer != CellAnswer::Impossible) {
             cells.push(json!({
                 "principal": row.principal_type.to_string(),
                 "role": row.role.as_ref().map(|role| role.id().unescaped()),

@@ -1,6 +1,6 @@
 //! The matrix as Markdown, for documents and pull requests.
 
-use cedargate_policy::matrix::Answer;
+use cedargate_policy::matrix::CellAnswer;
 
 use super::{PortalMatrix, action_name, conditions};
 
@@ -21,8 +21,8 @@ fn portal(one: &PortalMatrix) -> String {
         let mut cells = vec![escaped(action_name(column)), escaped(&column.resource_type.to_string())];
         for (_, cell) in one.cells_of(number) {
             let note = match (cell.answer, conditions(cell)) {
-                (Answer::Conditional, Some(conditions)) => Some(note(&conditions.permits, &conditions.forbids)),
-                (Answer::Unknown, _) => cell.why.as_deref().map(escaped),
+                (CellAnswer::Conditional, Some(conditions)) => Some(note(&conditions.permits, &conditions.forbids)),
+                (CellAnswer::Unknown, _) => cell.why.as_deref().map(escaped),
                 _ => None,
             };
             let number = note.map(|note| {

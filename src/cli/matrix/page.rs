@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cedar_policy::Effect;
-use cedargate_policy::matrix::{Answer, Cell, Condition};
+use cedargate_policy::matrix::{Cell, CellAnswer, Condition};
 use serde_json::{Value, json};
 
 use super::{PortalMatrix, action_name};
@@ -51,11 +51,11 @@ impl Conditions {
     /// The answer alone, or the answer with the numbers of permits and forbids, and the reason why it is unknown.
     fn cell(&mut self, cell: &Cell) -> Value {
         let answer = match cell.answer {
-            Answer::Deny => 0,
-            Answer::Conditional => 1,
-            Answer::Allow => 2,
-            Answer::Unknown => 3,
-            Answer::Impossible => 4,
+            CellAnswer::Deny => 0,
+            CellAnswer::Conditional => 1,
+            CellAnswer::Allow => 2,
+            CellAnswer::Unknown => 3,
+            CellAnswer::Impossible => 4,
         };
         if cell.permits.is_empty() && cell.forbids.is_empty() && cell.why.is_none() {
             return json!(answer);

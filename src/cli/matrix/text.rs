@@ -1,6 +1,6 @@
 //! The matrix for people at a terminal: a table for each portal, and below it the conditions by number.
 
-use cedargate_policy::matrix::{Answer, Cell};
+use cedargate_policy::matrix::{Cell, CellAnswer};
 
 use super::{Conditions, PortalMatrix, action_name, conditions};
 use crate::cli::Paint;
@@ -13,7 +13,7 @@ struct Notes(Vec<String>);
 /// A cell as it is shown: the width counts the text without colour.
 struct Shown {
     text: String,
-    answer: Option<Answer>,
+    answer: Option<CellAnswer>,
 }
 
 pub(super) fn report(matrices: &[PortalMatrix], paint: Paint) -> String {
@@ -61,9 +61,9 @@ fn portal(one: &PortalMatrix, paint: Paint) -> String {
 impl Notes {
     fn shown(&mut self, cell: &Cell) -> Shown {
         let text = match (cell.answer, conditions(cell)) {
-            (Answer::Impossible, _) => "-".to_owned(),
-            (Answer::Conditional, Some(conditions)) => format!("if [{}]", self.number(note(&conditions))),
-            (Answer::Unknown, _) => {
+            (CellAnswer::Impossible, _) => "-".to_owned(),
+            (CellAnswer::Conditional, Some(conditions)) => format!("if [{}]", self.number(note(&conditions))),
+            (CellAnswer::Unknown, _) => {
                 let why = cell.why.as_deref().unwrap_or("it could not be computed");
                 format!("unknown [{}]", self.number(escaped(why)))
             }
@@ -98,10 +98,10 @@ impl Shown {
     fn padded(&self, width: usize, paint: Paint) -> String {
         let space = " ".repeat(width.saturating_sub(self.text.chars().count()));
         let text = match self.answer {
-            Some(Answer::Allow) => paint.green(&self.text),
-            Some(Answer::Deny) => paint.red(&self.text),
-            Some(Answer::Conditional | Answer::Unknown) => paint.yellow(&self.text),
-            Some(Answer::Impossible) | None => self.text.clone(),
+            Some(CellAnswer::Allow) => paint.green(&self.text),
+            Some(CellAnswer::Deny) => paint.red(&self.text),
+            Some(CellAnswer::Conditional | CellAnswer::Unknown) => paint.yellow(&self.text),
+            Some(CellAnswer::Impossible) | None => self.text.clone(),
         };
         format!("{text}{space}")
     }

@@ -8,7 +8,7 @@ use crate::cli::logs::grid::Grid;
 use crate::cli::logs::{change_head, example_json, totals_json};
 use crate::cli::report::text::escaped;
 use crate::cli::tree::PortalLoad;
-use crate::replay::{Change, Example, FlipGroup, FlipKey, Flips, Totals};
+use crate::replay::{DecisionChange, Example, FlipGroup, FlipKey, Flips, Totals};
 
 /// Groups that people are shown; scripts get all.
 const GROUPS_SHOWN_MAX: usize = 50;
@@ -22,7 +22,7 @@ pub(crate) struct Report<'a> {
 impl Report<'_> {
     pub fn text(&self, paint: Paint) -> String {
         let mut text = format!("{}\n", self.headline());
-        for change in [Change::NewlyAllowed, Change::NewlyDenied] {
+        for change in [DecisionChange::NewlyAllowed, DecisionChange::NewlyDenied] {
             let count = self.flips.count(change);
             text.push_str(&change_head(change, title(change), count, paint));
             if count > 0 {
@@ -36,7 +36,7 @@ impl Report<'_> {
 
     pub fn markdown(&self) -> String {
         let mut text = format!("{}\n", self.headline());
-        for change in [Change::NewlyAllowed, Change::NewlyDenied] {
+        for change in [DecisionChange::NewlyAllowed, DecisionChange::NewlyDenied] {
             text.push_str(&format!("\n### {}: {}\n", title(change), self.flips.count(change)));
             if self.flips.count(change) > 0 {
                 text.push_str(&format!("\n{}", self.grid(change).markdown()));
@@ -55,21 +55,21 @@ impl Report<'_> {
     }
 
     /// Most frequent first.
-    fn groups(&self, change: Change) -> Vec<(&FlipKey, &FlipGroup)> {
+    fn groups(&self, change: DecisionChange) -> Vec<(&FlipKey, &FlipGroup)> {
         let mut groups: Vec<_> = self.flips.groups.iter().filter(|(key, _)| key.change == change).collect();
         groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.records));
         groups
     }
 
-    fn grid(&self, change: Change) -> Grid {
+    fn grid(&self, change: DecisionChange) -> Grid {
         let groups = self.groups(change).into_iter().take(GROUPS_SHOWN_MAX);
         let rows = groups.map(|(key, group)| {
             let policies = key.policies.join(", ");
             let by = match (change, key.denial.as_str()) {
-                (Change::NewlyAllowed, _) => policies,
-                (Change::NewlyDenied, "forbidden") => format!("forbidden by {policies}"),
-                (Change::NewlyDenied, "not_permitted") => format!("no longer {policies}"),
-                (Change::NewlyDenied, denial) => format!("{denial} {policies}"),
+                (DecisionChange::NewlyAllowed, _) => policies,
+                (DecisionChange::NewlyDenied, "forbidden") => format!("forbidden by {policies}"),
+                (DecisionChange::NewlyDenied, "not_permitted") => format!("no longer {policies}"),
+                (DecisionChange::NewlyDenied, denial) => format!("{denial} {policies}"),
             };
             vec![
                 group.records.to_string(),
@@ -90,7 +90,7 @@ impl Report<'_> {
         }
     }
 
-    fn left_out(&self, change: Change) -> String {
+    fn left_out(&self, change: DecisionChange) -> String {
         let more = self.groups(change).len().saturating_sub(GROUPS_SHOWN_MAX);
         if more == 0 {
             return String::new();
@@ -130,7 +130,7 @@ impl Report<'_> {
 
     pub fn json(&self) -> Value {
         let flips = self.flips;
-        let groups = [Change::NewlyAllowed, Change::NewlyDenied]
+        let groups = [DecisionChange::NewlyAllowed, DecisionChange::NewlyDenied]
             .into_iter()
             .flat_map(|change| self.groups(change));
         let groups = groups.map(|(key, group)| {
@@ -156,8 +156,8 @@ impl Report<'_> {
         json!({
             "records": flips.records,
             "replayed": flips.replayed,
-            "newly_allowed": flips.count(Change::NewlyAllowed),
-            "newly_denied": flips.count(Change::NewlyDenied),
+            "newly_allowed": flips.count(DecisionChange::NewlyAllowed),
+            "newly_denied": flips.count(DecisionChange::NewlyDenied),
             "other_reason": flips.other_reason,
             "ungrouped_flips": flips.ungrouped,
             "flips": groups.collect::<Vec<_>>(),
@@ -168,10 +168,10 @@ impl Report<'_> {
     }
 }
 
-fn title(change: Change) -> &'static str {
+fn title(change: DecisionChange) -> &'static str {
     match change {
-        Change::NewlyAllowed => "newly allowed",
-        Change::NewlyDenied => "newly denied",
+        DecisionChange::NewlyAllowed => "newly allowed",
+        DecisionChange::NewlyDenied => "newly denied",
     }
 }
 

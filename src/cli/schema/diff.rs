@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cedar_policy::Schema;
 use cedargate_policy::schema::SchemaModel;
-use cedargate_policy::schema::diff::{Change, Effect, changes};
+use cedargate_policy::schema::diff::{Effect, SchemaChange, changes};
 use clap::ValueEnum;
 use serde_json::json;
 
@@ -92,7 +92,7 @@ fn model(place: &Path, portal: Option<&str>) -> Result<SchemaModel, String> {
 }
 
 /// The part of a version that must be raised (semantic versioning).
-fn version(changes: &[Change]) -> &'static str {
+fn version(changes: &[SchemaChange]) -> &'static str {
     match changes.first().map(|change| change.effect) {
         Some(Effect::Breaking) => "major",
         Some(Effect::Review | Effect::Compatible) => "minor",
@@ -108,7 +108,7 @@ fn word(effect: Effect) -> &'static str {
     }
 }
 
-fn human(changes: &[Change]) -> String {
+fn human(changes: &[SchemaChange]) -> String {
     let paint = Paint::stdout();
     let mut text = String::new();
     for change in changes {
@@ -123,7 +123,7 @@ fn human(changes: &[Change]) -> String {
     text + &summary(changes)
 }
 
-fn summary(changes: &[Change]) -> String {
+fn summary(changes: &[SchemaChange]) -> String {
     let count = |effect| changes.iter().filter(|change| change.effect == effect).count();
     let breaking = count(Effect::Breaking);
     let review = count(Effect::Review);
@@ -134,7 +134,7 @@ fn summary(changes: &[Change]) -> String {
     )
 }
 
-fn markdown(changes: &[Change]) -> String {
+fn markdown(changes: &[SchemaChange]) -> String {
     let mut text = format!("**Schema**: {}", summary(changes));
     if !changes.is_empty() {
         text.push_str("\n| effect | place | change |\n|---|---|---|\n");

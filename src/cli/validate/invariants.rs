@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cli::Paint;
 use crate::cli::report::{Finding, Severity, cedar};
 use crate::cli::tree::PortalLoad;
-use crate::prove::{self, About, Example, Found, NoSolver, Prover, check, reasons};
+use crate::prove::{self, About, Example, NoSolver, Prover, SearchResult, check, reasons};
 
 /// Rule of every finding of a proof.
 const RULE: &str = "invariant";
@@ -97,12 +97,12 @@ impl Proved {
     fn of(invariant: &Invariant, checked: &prove::Checked, portal: &str) -> Self {
         let name = &invariant.name;
         let example = checked.findings.iter().find_map(|finding| match &finding.found {
-            Found::Example(example) => Some((finding, example)),
-            Found::Nothing | Found::Unknown(_) => None,
+            SearchResult::Example(example) => Some((finding, example)),
+            SearchResult::Nothing | SearchResult::Unknown(_) => None,
         });
         let unknown = checked.findings.iter().find_map(|finding| match &finding.found {
-            Found::Unknown(reason) => Some((finding, reason)),
-            Found::Nothing | Found::Example(_) => None,
+            SearchResult::Unknown(reason) => Some((finding, reason)),
+            SearchResult::Nothing | SearchResult::Example(_) => None,
         });
         let why = invariant
             .why

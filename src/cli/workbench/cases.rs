@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::explain::shortened;
 use super::overview::problems;
-use super::question::{Question, time};
+use super::question::{WorkbenchQuestion, time};
 use crate::base::clock::unix_millis;
 use crate::cli::new_files::make_parent;
 use crate::cli::tree::{PortalLoad, Workbench};
@@ -110,7 +110,7 @@ pub(super) fn one(workbench: &Workbench, portal: &str, number: &str) -> Result<V
             }
         };
         let explained = Explained::new(query, known.as_ref(), explain::explain(query, caller));
-        let question = Question::of(query, caller);
+        let question = WorkbenchQuestion::of(query, caller);
         *asked.lock() = Some(json!({"explanation": shortened(report(&explained)), "question": question}));
     };
     let options = Options {
@@ -134,7 +134,7 @@ pub(super) fn one(workbench: &Workbench, portal: &str, number: &str) -> Result<V
 /// `{question, name, write}` → a decision test that expects what is decided now. Writes it only if `write` says so, and only if
 /// it passes.
 pub(super) fn make(workbench: &Workbench, body: &Value) -> Result<Value, String> {
-    let question = Question::read(body.get("question").unwrap_or(&Value::Null))?;
+    let question = WorkbenchQuestion::read(body.get("question").unwrap_or(&Value::Null))?;
     let name = body.get("name").and_then(Value::as_str).map(str::trim).unwrap_or_default();
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
         return Err(format!("name the test, in up to {NAME_CHARS_MAX} characters"));
@@ -177,7 +177,7 @@ pub(super) fn make(workbench: &Workbench, body: &Value) -> Result<Value, String>
 struct NewCase<'a> {
     workbench: &'a Workbench,
     portal: &'a PortalScope,
-    question: &'a Question,
+    question: &'a WorkbenchQuestion,
     name: &'a str,
     decision: &'a Decision,
 }
@@ -223,7 +223,7 @@ impl NewCase<'_> {
 
     /// The case as YAML. Values are written as JSON, which YAML contains.
     fn yaml(&self, now: Option<&str>) -> String {
-        let Question {
+        let WorkbenchQuestion {
             caller,
             http,
             named,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::desk::Desk;
-use super::question::{CallerFacts, Question};
+use super::question::{CallerFacts, WorkbenchQuestion};
 use crate::authn::inspect;
 use crate::base::clock::unix_seconds;
 use crate::cli::client;
@@ -22,7 +22,7 @@ const OUT_OF_SCOPE_MAX: usize = 200;
 
 /// `{question}` → the decision with its reasons.
 pub(super) fn question(workbench: &Workbench, body: &Value) -> Result<Value, String> {
-    let question = Question::read(body.get("question").unwrap_or(&Value::Null))?;
+    let question = WorkbenchQuestion::read(body.get("question").unwrap_or(&Value::Null))?;
     let explained = question.ask(workbench, explained)?;
     Ok(json!({ "explanation": shortened(report(&explained)) }))
 }
@@ -74,7 +74,7 @@ fn from_log(
     explain: impl FnOnce(&mut dyn FnMut(&Query<'_>, Caller<'_>)) -> Result<FoundDecision, String>,
 ) -> Result<Value, String> {
     let mut question = None;
-    let mut see = |query: &Query<'_>, caller: Caller<'_>| question = Some(Question::of(query, caller));
+    let mut see = |query: &Query<'_>, caller: Caller<'_>| question = Some(WorkbenchQuestion::of(query, caller));
     let found = explain(&mut see)?;
     Ok(
         json!({"explanation": shortened(report(&found.explained)), "source": "log", "notes": found.notes, "record": found.record, "question": question}),

@@ -21,7 +21,7 @@ use crate::cli::tree::Workbench;
 /// A request, with everything that a decision depends on.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Question {
+pub(super) struct WorkbenchQuestion {
     pub portal: String,
     /// `None`: no credential.
     pub caller: Option<CallerFacts>,
@@ -69,7 +69,7 @@ pub(super) struct NamedFacts {
     pub principal: Option<Value>,
 }
 
-impl Question {
+impl WorkbenchQuestion {
     /// Reads the question of a call.
     pub fn read(value: &Value) -> Result<Self, String> {
         Self::deserialize(value).map_err(|error| format!("the question is malformed: {error}"))

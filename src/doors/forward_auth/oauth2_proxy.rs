@@ -45,7 +45,7 @@ pub(super) fn stated(stated_in: StatedIn, config: &Config, head: &mut Parts) -> 
         let name = name.as_str().replace('_', "-");
         let known = ANSWERED
             .iter()
-            .any(|(told, answered)| name == *told || name == answered.as_str());
+            .any(|(own, answered)| name == *own || name == answered.as_str());
         known || name.starts_with("x-cedargate-") || name == assertion || ACCESS_TOKENS.contains(&name.as_str())
     };
     if let Some(name) = head.headers.keys().find(|name| is_identity(name)) {
@@ -87,8 +87,8 @@ pub(super) fn only_for(head: &Parts) -> Result<Option<OnlyFor>, Refusal> {
 /// 202 with the identity.
 pub(super) fn accepted(forwardable: &Forwardable) -> Response<Body> {
     let mut headers = HeaderMap::with_capacity(ANSWERED.len() + 3);
-    for (told, answered) in ANSWERED {
-        let value = forwardable.set.get(told).cloned();
+    for (own, answered) in ANSWERED {
+        let value = forwardable.set.get(own).cloned();
         headers.insert(answered, value.unwrap_or(HeaderValue::from_static("")));
     }
     if let Some(id) = forwardable.set.get(DECISION_ID) {

@@ -63,7 +63,7 @@ impl Format {
         match parameters.optional("format")?.as_deref() {
             None => Ok(Self::Snapshot),
             Some("casl") => Ok(Self::Casl),
-            Some(_) => Err(Refusal::new(Denial::RequestInvalid, "`format` is not `casl`").told()),
+            Some(_) => Err(Refusal::new(Denial::RequestInvalid, "`format` is not `casl`").with_public_detail()),
         }
     }
 }
@@ -172,7 +172,7 @@ fn implied_portal<'a>(request: &EndpointRequest<'a>, credential: &CallerCredenti
         (Some(only), None, _) => Ok(only),
         (_, _, CallerCredential::Session(session)) => portal_lookup::find(request, &session.data.portal),
         (_, _, CallerCredential::Bearer(_)) => {
-            Err(Refusal::new(Denial::RequestInvalid, "several portals are at this host: add `?portal=`").told())
+            Err(Refusal::new(Denial::RequestInvalid, "several portals are at this host: add `?portal=`").with_public_detail())
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A request's place in a distributed trace: read from `traceparent` or B3 headers, told to the app.
+//! A request's place in a distributed trace: read from `traceparent` or B3 headers, passed on to the app.
 
 use std::cell::LazyCell;
 
@@ -21,14 +21,14 @@ static B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Trace {
     pub trace_id: [u8; 16],
-    /// The span that the app is told as its parent.
+    /// The span that the app receives as its parent.
     pub span_id: [u8; 8],
     /// The caller's span.
     pub parent: Option<[u8; 8]>,
     pub flags: u8,
     /// Empty without a valid `traceparent`.
     pub state: Vec<HeaderValue>,
-    /// The B3 form in which the app is told as well, because the caller used it.
+    /// The B3 form in which the app receives it as well, because the caller used it.
     pub b3: Option<B3Form>,
 }
 
@@ -260,18 +260,18 @@ mod tests {
                 (trace.flags, trace.b3, sampling == Sampling::Never),
                 (flags, Some(form), flags == 0)
             );
-            let mut told = HeaderMap::new();
-            told.insert(&B3_PARENT, HeaderValue::from_static("1"));
-            trace.set_b3(&mut told);
+            let mut sent = HeaderMap::new();
+            sent.insert(&B3_PARENT, HeaderValue::from_static("1"));
+            trace.set_b3(&mut sent);
             let span = hex::encode(trace.span_id);
             match form {
-                B3Form::Single => assert_eq!(told[&B3], format!("{TRACE}-{span}-{flags}")),
+                B3Form::Single => assert_eq!(sent[&B3], format!("{TRACE}-{span}-{flags}")),
                 B3Form::Multi => {
-                    assert_eq!(told[&B3_TRACE], *TRACE);
-                    assert_eq!(told[&B3_SPAN], *span);
+                    assert_eq!(sent[&B3_TRACE], *TRACE);
+                    assert_eq!(sent[&B3_SPAN], *span);
                 }
             }
-            assert!(!told.contains_key(&B3_PARENT));
+            assert!(!sent.contains_key(&B3_PARENT));
         }
         let (short, _) = read(&[("b3", &format!("{SPAN}-{SPAN}-1"))]);
         assert_eq!(hex::encode(short.trace_id), format!("0000000000000000{SPAN}"));

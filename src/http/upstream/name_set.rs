@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 /// Classes of first bytes; two letters never share one.
 const FIRSTS: usize = 32;
-/// Lengths from here on are not told apart.
+/// Lengths from here on are not distinguished.
 const LONGEST: usize = 63;
 /// The mark of a start.
 const STAR: char = '*';

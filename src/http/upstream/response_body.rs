@@ -71,7 +71,7 @@ enum BodySource {
         incoming: Incoming,
         lease: Option<Lease>,
         held_body: Option<HeldBody>,
-        /// The app's body broke off; told to hyper at the next poll.
+        /// The app's body broke off; returned to hyper at the next poll.
         failure: Option<hyper::Error>,
     },
 }

@@ -1,7 +1,7 @@
 //! The gate's facts: one row for each, with everything that the gate knows of it.
 //!
 //! A new fact is a row of `FACTS` and its line in `docs/policies.md`. The loader, the context of conditions, the quick check and
-//! the record read the row. A row takes its value from `Facts`; a value that no query holds yet is a field there, too.
+//! the record read the row. A row takes its value from `ContextFacts`; a value that no query holds yet is a field there, too.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use http::HeaderName;
 use serde_json::Value;
 
 use super::recorded::Shown;
-use super::{Facts, HttpFacts, OwnedField};
+use super::{ContextFacts, HttpFacts, OwnedField};
 use crate::denial::{Denial, Refusal};
 use crate::schema::{AttrType, Field};
 use crate::types::AuthFacts;
 use crate::value::SET_ITEMS_MAX;
 
 /// The value of a fact for one declared field; `None`: the query does not have it.
-type Show = for<'f> fn(&'f OwnedField, &'f Facts<'f>) -> Result<Option<Shown<'f>>, Refusal>;
+type Show = for<'f> fn(&'f OwnedField, &'f ContextFacts<'f>) -> Result<Option<Shown<'f>>, Refusal>;
 
 /// A fact that the gate fills into the context.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) struct Fact {
     pub show: Show,
     /// True if a quick check shows, without building the value, that the fact is present and of its type. Nearly every request
     /// passes.
-    pub is_certain: fn(&OwnedField, &Facts<'_>) -> bool,
+    pub is_certain: fn(&OwnedField, &ContextFacts<'_>) -> bool,
 }
 
 /// The types of a declared field that a fact can fill.
@@ -273,12 +273,15 @@ fn is_plain_auth(auth: &AuthFacts, name: &str, field: &Field) -> bool {
     }
 }
 
-fn of_request<'f>(facts: &'f Facts<'_>, show: impl Fn(&'f HttpFacts<'_>) -> Shown<'f>) -> Result<Option<Shown<'f>>, Refusal> {
+fn of_request<'f>(
+    facts: &'f ContextFacts<'_>,
+    show: impl Fn(&'f HttpFacts<'_>) -> Shown<'f>,
+) -> Result<Option<Shown<'f>>, Refusal> {
     Ok(facts.http.as_ref().map(show))
 }
 
 fn given<'f>(
-    facts: &'f Facts<'_>,
+    facts: &'f ContextFacts<'_>,
     values: impl Fn(&HttpFacts<'_>) -> Result<Value, Refusal>,
 ) -> Result<Option<Shown<'f>>, Refusal> {
     facts

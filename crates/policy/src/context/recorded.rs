@@ -11,7 +11,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-use super::{AttrType, ContextPlan, Facts};
+use super::{AttrType, ContextFacts, ContextPlan};
 use crate::denial::Refusal;
 use crate::json::append;
 use crate::types::AuthFacts;
@@ -56,7 +56,7 @@ enum Stored {
 impl RecordedContext {
     /// # Errors
     /// A header or parameter that is given more than once.
-    pub fn new(plan: &Arc<ContextPlan>, facts: &Facts<'_>) -> Result<Self, Refusal> {
+    pub fn new(plan: &Arc<ContextPlan>, facts: &ContextFacts<'_>) -> Result<Self, Refusal> {
         let mut shown: SmallVec<[_; 12]> = SmallVec::with_capacity(plan.owned.len());
         for field in &plan.owned {
             shown.push(match field.shown(facts) {
@@ -299,7 +299,7 @@ mod tests {
             let auth = auth.map(|(time, acr, amr)| Arc::new(AuthFacts { method: "bearer", time, acr, amr, ..AuthFacts::default() }));
             let (mut headers, no_headers) = (HeaderMap::new(), HeaderMap::new());
             headers.insert("x", http::HeaderValue::from_static("a\"b"));
-            let facts = Facts {
+            let facts = ContextFacts {
                 portal: "p",
                 tenant: is_tenant.then_some(tenant),
                 now_millis,

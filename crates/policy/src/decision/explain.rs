@@ -12,11 +12,12 @@ use serde_json::Value;
 use super::{Access, Caller, Decision, Query};
 use crate::claim_path::ClaimPath;
 pub use crate::engine::explain::{
-    Clause, ExplainedEvaluation, ExplainedPolicy, Found, NamedWithAncestors, Operand, PolicyOutcome, ScopeMismatch, ScopePart,
+    Clause, ExplainedEvaluation, ExplainedPolicy, FoundValue, NamedWithAncestors, Operand, PolicyOutcome, ScopeMismatch,
+    ScopePart,
 };
 use crate::engine::near::CLAUSE_DISTANCE;
 use crate::engine::{Ancestors, Engine, EntityQuery, Evaluation};
-pub use crate::engine::{Effects, Outcome};
+pub use crate::engine::{Effects, EvaluationOutcome};
 use crate::flags::{ExplainedFlag, FlagRule};
 use crate::principal::Principal;
 use crate::rules::Observer;

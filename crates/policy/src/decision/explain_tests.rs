@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::explain::{Clause, Explanation, Found, PolicyOutcome, ScopePart, caller_facts, explain};
+use super::explain::{Clause, Explanation, FoundValue, PolicyOutcome, ScopePart, caller_facts, explain};
 use super::*;
 use crate::claims::unsigned_identity;
 use crate::decision::named::{ContextPrecedence, NamedEntity};
@@ -18,8 +18,8 @@ entity Tenant;
 entity Role in [Role];
 entity User in [Role, Tenant] = { mail?: String, level: Long };
 entity Order = { owner?: User, tenant?: Tenant, total: Long, tags: Set<String> };
-type Facts = { now: datetime, mfa?: Bool, reason?: String, address?: ipaddr };
-action view, edit, cancel appliesTo { principal: [User], resource: [Order], context: Facts };
+type ContextFacts = { now: datetime, mfa?: Bool, reason?: String, address?: ipaddr };
+action view, edit, cancel appliesTo { principal: [User], resource: [Order], context: ContextFacts };
 "#;
 
 const POLICIES: &str = r#"
@@ -140,7 +140,7 @@ fn a_false_clause_is_named_with_the_values_on_both_sides() {
         panic!("{:?}", clauses(&explanation, "owners"));
     };
     assert_eq!((owner.text.as_str(), owner.wants), ("resource.owner == principal", true));
-    assert_eq!((owner.found.clone(), owner.line_offset), (Found::Value(false), Some(1)));
+    assert_eq!((owner.found.clone(), owner.line_offset), (FoundValue::Value(false), Some(1)));
     let operands: Vec<_> = owner
         .operands
         .iter()

@@ -12,11 +12,11 @@ use serde_json::{Map, Value};
 
 use super::named::read_context;
 use super::{Caller, DecisionContext, Details, Query, Target};
-use crate::context::{ContextPlan, Facts, HttpFacts, ProxyContext, ReadyContext, RecordedContext};
+use crate::context::{ContextFacts, ContextPlan, HttpFacts, ProxyContext, ReadyContext, RecordedContext};
 use crate::denial::{Denial, Refusal};
 use crate::engine::dependencies::ContextDependencies;
 use crate::engine::entities::SuppliedEntities;
-use crate::engine::{ContextSource, Evaluation, Outcome, QueryEntity};
+use crate::engine::{ContextSource, Evaluation, EvaluationOutcome, QueryEntity};
 use crate::portal::PATH_TYPE;
 use crate::portal::path::CanonicalPath;
 use crate::portal::path::rules::PathReading;
@@ -128,9 +128,9 @@ impl<'a> GivenFacts<'a> {
         path: &'f PathReading<'_>,
         caller: Caller<'f>,
         tenant: Option<&'f str>,
-    ) -> Facts<'f> {
+    ) -> ContextFacts<'f> {
         let identity = caller.identity();
-        Facts {
+        ContextFacts {
             portal: query.portal.slug.as_str(),
             tenant: tenant.or_else(|| identity?.tenant.as_deref()),
             now_millis: query.now_millis,
@@ -155,7 +155,7 @@ fn evaluate_located(
     rules: &Rules,
     principal: &QueryEntity,
     located: &Located<'_>,
-    facts: &Facts<'_>,
+    facts: &ContextFacts<'_>,
     given: Option<&Map<String, Value>>,
     observer: Option<&dyn Observer>,
 ) -> Result<Evaluation, Refusal> {
@@ -169,7 +169,10 @@ fn evaluate_located(
     }
     for query in &located.forbid_queries {
         let forbids = evaluate_forbids(rules, principal, query, &BorrowedContext { plan, facts, given }, observer)?;
-        if matches!(forbids.outcome, Outcome::Forbidden | Outcome::EvaluationError) {
+        if matches!(
+            forbids.outcome,
+            EvaluationOutcome::Forbidden | EvaluationOutcome::EvaluationError
+        ) {
             return Ok(forbids);
         }
     }
@@ -185,7 +188,7 @@ fn evaluate_located(
 pub(super) struct BorrowedContext<'a> {
     /// The plan of the request's own action.
     pub plan: &'a ContextPlan,
-    pub facts: &'a Facts<'a>,
+    pub facts: &'a ContextFacts<'a>,
     pub given: Option<&'a Map<String, Value>>,
 }
 
@@ -202,7 +205,7 @@ pub(super) fn evaluate_forbids(
         action,
         resource,
     } = query;
-    let facts = &Facts {
+    let facts = &ContextFacts {
         http: facts.http.map(|http| HttpFacts { method, ..http }),
         ..*facts
     };
@@ -231,7 +234,12 @@ fn declared_of(rules: &Rules, action: &EntityUid, given: &Map<String, Value>) ->
 }
 
 /// The gate's own fields with the given ones over them.
-fn overlaid(rules: &Rules, action: &EntityUid, facts: &Facts<'_>, given: &Map<String, Value>) -> Result<ReadyContext, Refusal> {
+fn overlaid(
+    rules: &Rules,
+    action: &EntityUid,
+    facts: &ContextFacts<'_>,
+    given: &Map<String, Value>,
+) -> Result<ReadyContext, Refusal> {
     let mut all = match rules.plans.get(action) {
         Some(plan) => plan.to_json(facts)?,
         None => Map::new(),

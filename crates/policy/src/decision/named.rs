@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
 use super::{Caller, DecisionContext, Details, Query, Target};
-use crate::context::{ContextPlan, Facts, NamedContext, ReadyContext, RecordedContext};
+use crate::context::{ContextFacts, ContextPlan, NamedContext, ReadyContext, RecordedContext};
 use crate::denial::{Denial, Refusal};
 use crate::engine::entities::SuppliedEntities;
-use crate::engine::{ContextSource, Evaluation, Outcome, QueryEntity};
+use crate::engine::{ContextSource, Evaluation, EvaluationOutcome, QueryEntity};
 use crate::error_chain::json_error;
 use crate::fast_path::{DescribedEntity, fast_text};
 use crate::json::{NumberError, check_integers_in};
@@ -127,13 +127,16 @@ pub(super) fn evaluate_by(
         )));
     }
     let identity = caller.identity();
-    let facts = Facts::of_named(query.portal, tenant, identity, caller.flags(query.revision), query.now_millis);
+    let facts = ContextFacts::of_named(query.portal, tenant, identity, caller.flags(query.revision), query.now_millis);
     let resource = rules.named_resource(resource, &supplied);
     let observer = details.observer;
     let evaluate_with = |context: &dyn ContextSource| {
         for other in others {
             let forbids = rules.evaluate_forbids(principal, &action, &rules.resource(other), context, observer);
-            if matches!(forbids.outcome, Outcome::Forbidden | Outcome::EvaluationError) {
+            if matches!(
+                forbids.outcome,
+                EvaluationOutcome::Forbidden | EvaluationOutcome::EvaluationError
+            ) {
                 return Ok(forbids);
             }
         }
@@ -168,7 +171,7 @@ pub(crate) fn parts(query: &Query<'_>, named: &NamedQuery<'_>) -> Result<NamedPa
     let principal = QueryPrincipal::of(schema, named, Caller::Anonymous)?.ok_or(Denial::TokenMissing)?;
     let supplied = supplied(Reader::FastPathFirst, rules, named, &resource, Some(&principal), None)?;
     let flags = Caller::Anonymous.flags(query.revision);
-    let facts = Facts::of_named(query.portal, query.tenant(), None, flags, query.now_millis);
+    let facts = ContextFacts::of_named(query.portal, query.tenant(), None, flags, query.now_millis);
     Ok(NamedParts {
         principal: rules.named_principal(principal.uid.clone(), &supplied),
         context: read_by_cedar(rules, &facts, &action, named)?.context.0,
@@ -212,7 +215,7 @@ struct InContext {
 fn in_context(
     reader: Reader,
     rules: &Rules,
-    facts: &Facts<'_>,
+    facts: &ContextFacts<'_>,
     action: &EntityUid,
     named: &NamedQuery<'_>,
     evaluate_with: impl FnOnce(&dyn ContextSource) -> Result<Evaluation, Refusal>,
@@ -319,7 +322,7 @@ struct FastContext<'a> {
 fn fast_context<'a>(
     reader: Reader,
     rules: &'a Rules,
-    facts: &'a Facts<'a>,
+    facts: &'a ContextFacts<'a>,
     action: &EntityUid,
     named: &'a NamedQuery<'_>,
 ) -> Option<FastContext<'a>> {
@@ -338,7 +341,12 @@ struct CedarContext {
     json: Value,
 }
 
-fn read_by_cedar(rules: &Rules, facts: &Facts<'_>, action: &EntityUid, named: &NamedQuery<'_>) -> Result<CedarContext, Refusal> {
+fn read_by_cedar(
+    rules: &Rules,
+    facts: &ContextFacts<'_>,
+    action: &EntityUid,
+    named: &NamedQuery<'_>,
+) -> Result<CedarContext, Refusal> {
     let json = Value::Object(filled(rules, facts, action, named)?);
     let schema = &rules.schema.cedar;
     let context = read_context(json.clone(), rules, action)?;
@@ -362,7 +370,12 @@ pub(super) fn read_context(json: Value, rules: &Rules, action: &EntityUid) -> Re
 }
 
 /// The given fields and the gate's own.
-fn filled(rules: &Rules, facts: &Facts<'_>, action: &EntityUid, named: &NamedQuery<'_>) -> Result<Map<String, Value>, Refusal> {
+fn filled(
+    rules: &Rules,
+    facts: &ContextFacts<'_>,
+    action: &EntityUid,
+    named: &NamedQuery<'_>,
+) -> Result<Map<String, Value>, Refusal> {
     let mut all = named.context.cloned().unwrap_or_default();
     let Some(plan) = rules.plans.get(action) else {
         return Ok(all);

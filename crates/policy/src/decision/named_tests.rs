@@ -23,13 +23,13 @@ namespace Shop {
     entity Order in [Portal, Team];
     entity Strict = { owner: String };
     type Auth = { method: String };
-    type Facts = {
+    type ContextFacts = {
         portal: String, now: datetime, auth?: Auth, tenant?: String, method?: String, source_ip?: ipaddr,
         amount?: Long, gift?: Bool, tags?: Set<String>, shade?: Colour, until?: datetime, nested?: { a: Long },
     };
     type Needs = { portal: String, reason: String, count?: Long };
-    action GET appliesTo { principal: [User], resource: [Path], context: Facts };
-    action view, edit appliesTo { principal: [User, Guest], resource: [Order, Strict], context: Facts };
+    action GET appliesTo { principal: [User], resource: [Path], context: ContextFacts };
+    action view, edit appliesTo { principal: [User, Guest], resource: [Order, Strict], context: ContextFacts };
     action cancel appliesTo { principal: [User], resource: [Order], context: Needs };
 }
 entity Guest in [Shop::Role];
@@ -247,7 +247,7 @@ fn the_fast_path_reads_a_plain_query() {
     };
     assert_eq!(rules.fast_entities(&[described], None).unwrap().len(), 1);
     let (action, flags) = (rules.schema.resolve_action("view").unwrap(), Arc::default());
-    let facts = Facts {
+    let facts = ContextFacts {
         portal: "bench",
         tenant: None,
         now_millis: 0,

@@ -15,7 +15,7 @@ use super::http::{BorrowedContext, ForbidQuery, GivenFacts, HttpQuery, evaluate_
 use super::{Caller, DecisionContext, Details, Query, Target};
 use crate::context::{ContextPlan, RecordedContext};
 use crate::denial::Refusal;
-use crate::engine::{Evaluation, Outcome, PolicyInfo};
+use crate::engine::{Evaluation, EvaluationOutcome, PolicyInfo};
 use crate::portal::PATH_TYPE;
 use crate::portal::path::rules::PathReading;
 use crate::portal::route::lender;
@@ -83,7 +83,10 @@ pub(super) fn evaluate(
         };
         for principal in principals {
             let forbids = evaluate_forbids(rules, principal, &reading, &of_request, details.observer)?;
-            if matches!(forbids.outcome, Outcome::Forbidden | Outcome::EvaluationError) {
+            if matches!(
+                forbids.outcome,
+                EvaluationOutcome::Forbidden | EvaluationOutcome::EvaluationError
+            ) {
                 let context = RecordedContext::new(plan, &facts).ok();
                 details.context = context.map(|context| DecisionContext::Facts(Box::new(context)));
                 details.target = Some(Target {

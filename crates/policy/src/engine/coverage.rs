@@ -3,7 +3,7 @@
 //! Built on the same clauses and the same evaluator as explanations. Cedar stops at the first clause that is not as the policy
 //! needs it, so the clauses after it are not reached. Never used on the path of a request.
 
-use super::explain::{Found, Part, WrittenClause, parts};
+use super::explain::{FoundValue, Part, WrittenClause, parts};
 use super::{Engine, EntityQuery, PolicyEntry};
 
 /// A policy whose scope fits a query.
@@ -46,7 +46,7 @@ impl Engine {
             return met;
         };
         for part in parts(condition) {
-            let Found::Value(value) = situation.truth(part.expression) else {
+            let FoundValue::Value(value) = situation.truth(part.expression) else {
                 break;
             };
             met.push(value == part.wants);

@@ -22,7 +22,9 @@ use crate::engine::dependencies::ContextDependencies;
 use crate::engine::entities::SuppliedEntities;
 use crate::engine::entities::{EntityStore, ResolvedEntity};
 use crate::engine::index::ScopeTable;
-use crate::engine::{ContextSource, Effects, Engine, EntityQuery, ErroredForbids, Evaluation, Outcome, PolicyEntry, QueryEntity};
+use crate::engine::{
+    ContextSource, Effects, Engine, EntityQuery, ErroredForbids, Evaluation, EvaluationOutcome, PolicyEntry, QueryEntity,
+};
 use crate::schema::TypeNames;
 
 /// Random worlds per run; each decides several queries in several ways.
@@ -411,13 +413,13 @@ struct Asked {
     all: Entities,
 }
 
-struct Facts<'a> {
+struct ContextFacts<'a> {
     world: &'a World,
     engine: &'a Engine,
 }
 
 /// A random query whose principal and resource are known by name, by attributes and parents, or (a path) by the id alone.
-fn asked(choices: &mut Choices<'_>, facts: &Facts<'_>) -> Asked {
+fn asked(choices: &mut Choices<'_>, facts: &ContextFacts<'_>) -> Asked {
     let mut all: BTreeMap<EntityUid, Entity> = BTreeMap::new();
     for entity in facts.world.supplied.iter().chain(&facts.world.stored) {
         all.insert(entity.uid(), entity.clone());
@@ -512,7 +514,7 @@ fn full_context(fields: &Map<String, Value>) -> Context {
 /// Decision, determining policies, errors: as sets.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Verdict {
-    outcome: Outcome,
+    outcome: EvaluationOutcome,
     policies: BTreeSet<String>,
     errors: BTreeSet<(String, String)>,
 }
@@ -546,10 +548,10 @@ fn by_cedar(policies: &PolicySet, asked: &Asked, rule: ErroredForbids) -> Verdic
         errors.insert((AsRef::<str>::as_ref(inner.policy_id()).to_owned(), inner.to_string()));
     }
     let outcome = match (response.decision(), determining.is_empty()) {
-        (Decision::Deny, false) => Outcome::Forbidden,
-        _ if errored_forbid && rule == ErroredForbids::Deny => Outcome::EvaluationError,
-        (Decision::Allow, _) => Outcome::Allow,
-        (Decision::Deny, true) => Outcome::NotPermitted,
+        (Decision::Deny, false) => EvaluationOutcome::Forbidden,
+        _ if errored_forbid && rule == ErroredForbids::Deny => EvaluationOutcome::EvaluationError,
+        (Decision::Allow, _) => EvaluationOutcome::Allow,
+        (Decision::Deny, true) => EvaluationOutcome::NotPermitted,
     };
     Verdict {
         outcome,
@@ -632,7 +634,7 @@ fn engine_and_cedar_agree_before_and_after_twins_and_on_every_ask() {
             for _ in 0..QUESTIONS {
                 let asked = asked(
                     choices,
-                    &Facts {
+                    &ContextFacts {
                         world: &world,
                         engine: &engine,
                     },
@@ -691,7 +693,7 @@ fn the_order_of_policies_changes_nothing() {
         let mut again = choices.0.clone();
         let question = asked(
             choices,
-            &Facts {
+            &ContextFacts {
                 world: &world,
                 engine: &one,
             },
@@ -699,7 +701,7 @@ fn the_order_of_policies_changes_nothing() {
         // keys are numbers of one index: the same query is made again for the other index
         let same = asked(
             &mut Choices(std::mem::take(&mut again)),
-            &Facts {
+            &ContextFacts {
                 world: &world,
                 engine: &other,
             },
@@ -722,27 +724,30 @@ fn one_more_forbid_never_allows_and_an_errored_forbid_denies() {
             let again = choices.0.clone();
             let question = asked(
                 choices,
-                &Facts {
+                &ContextFacts {
                     world: &world,
                     engine: &fewer,
                 },
             );
             let same = asked(
                 &mut Choices(again),
-                &Facts {
+                &ContextFacts {
                     world: &world,
                     engine: &more,
                 },
             );
             let (before, after) = (decided(&fewer, &question), decided(&more, &same));
             assert!(
-                before.outcome == Outcome::Allow || after.outcome != Outcome::Allow,
+                before.outcome == EvaluationOutcome::Allow || after.outcome != EvaluationOutcome::Allow,
                 "{forbid} allows: {before:?} {after:?}\n{}",
                 world.policies
             );
             if rule == ErroredForbids::Deny && after.errors.iter().any(|(id, _)| id == "more") {
                 assert!(
-                    matches!(after.outcome, Outcome::EvaluationError | Outcome::Forbidden),
+                    matches!(
+                        after.outcome,
+                        EvaluationOutcome::EvaluationError | EvaluationOutcome::Forbidden
+                    ),
                     "{forbid}: {after:?}"
                 );
             }
@@ -757,7 +762,7 @@ fn evaluating_only_forbids_gives_the_forbids_of_the_full_evaluation() {
         let engine = engine(entries(&world.policies), &world, ErroredForbids::Deny);
         let asked = asked(
             choices,
-            &Facts {
+            &ContextFacts {
                 world: &world,
                 engine: &engine,
             },
@@ -776,8 +781,8 @@ fn evaluating_only_forbids_gives_the_forbids_of_the_full_evaluation() {
         );
         let both = decided(&engine, &asked);
         assert_eq!(
-            both.outcome == Outcome::Forbidden,
-            expected.outcome == Outcome::Forbidden,
+            both.outcome == EvaluationOutcome::Forbidden,
+            expected.outcome == EvaluationOutcome::Forbidden,
             "{}",
             world.policies
         );
@@ -861,7 +866,7 @@ fn look_ups_reach_as_far_as_conditions_nest() {
         let lazy = LazyContext(&asked.context);
         assert_eq!(
             put(&engine, &asked, &lazy, Effects::Both).outcome,
-            Outcome::Allow,
+            EvaluationOutcome::Allow,
             "{condition}: {:?}",
             put(&engine, &asked, &lazy, Effects::Both)
         );
@@ -869,7 +874,7 @@ fn look_ups_reach_as_far_as_conditions_nest() {
         let condition_only = put(&engine, &asked, &lazy, Effects::Both);
         assert_eq!(
             condition_only.outcome,
-            Outcome::Allow,
+            EvaluationOutcome::Allow,
             "condition_only: {condition}: {condition_only:?}"
         );
     }
@@ -891,7 +896,7 @@ fn random_worlds_are_not_all_alike() {
         let engine = engine(entries(&world.policies), &world, ErroredForbids::Skip);
         let asked = asked(
             choices,
-            &Facts {
+            &ContextFacts {
                 world: &world,
                 engine: &engine,
             },
@@ -938,10 +943,13 @@ fn a_context_that_cannot_be_built_denies() {
     let engine = engine(entries(&world.policies), &world, ErroredForbids::Skip);
     let asked = asked(
         &mut Choices([].iter()),
-        &Facts {
+        &ContextFacts {
             world: &world,
             engine: &engine,
         },
     );
-    assert_eq!(put(&engine, &asked, &Broken, Effects::Both).outcome, Outcome::EvaluationError);
+    assert_eq!(
+        put(&engine, &asked, &Broken, Effects::Both).outcome,
+        EvaluationOutcome::EvaluationError
+    );
 }

@@ -2,32 +2,32 @@
 
 use std::sync::Arc;
 
-use super::{Evaluation, Outcome, PolicyError};
+use super::{Evaluation, EvaluationOutcome, PolicyError};
 use crate::denial::{Denial, Refusal};
 
 impl Evaluation {
     /// The denial that this evaluation amounts to; `None` if it allows.
     pub fn denial(&self) -> Option<Denial> {
         match self.outcome {
-            Outcome::Allow => None,
-            Outcome::NotPermitted if self.step_up().is_some() => Some(Denial::StepUpRequired),
-            Outcome::NotPermitted => Some(Denial::NotPermitted),
-            Outcome::Forbidden if self.step_up().is_some() => Some(Denial::StepUpRequired),
-            Outcome::Forbidden => Some(Denial::Forbidden),
-            Outcome::EvaluationError => Some(Denial::EvaluationError),
-            Outcome::NothingLoaded => Some(Denial::NoPolicyLoaded),
+            EvaluationOutcome::Allow => None,
+            EvaluationOutcome::NotPermitted if self.step_up().is_some() => Some(Denial::StepUpRequired),
+            EvaluationOutcome::NotPermitted => Some(Denial::NotPermitted),
+            EvaluationOutcome::Forbidden if self.step_up().is_some() => Some(Denial::StepUpRequired),
+            EvaluationOutcome::Forbidden => Some(Denial::Forbidden),
+            EvaluationOutcome::EvaluationError => Some(Denial::EvaluationError),
+            EvaluationOutcome::NothingLoaded => Some(Denial::NoPolicyLoaded),
         }
     }
 
     /// The `acr` that would change the decision: only if every deciding forbid, or the advising permit, names one.
     fn step_up(&self) -> Option<&str> {
         match self.outcome {
-            Outcome::Forbidden => {
+            EvaluationOutcome::Forbidden => {
                 let all = self.policies.iter().all(|p| p.annotation("step_up").is_some());
                 self.policies.first().filter(|_| all)?.annotation("step_up")
             }
-            Outcome::NotPermitted => self.advising_permit.as_ref()?.annotation("step_up"),
-            Outcome::Allow | Outcome::EvaluationError | Outcome::NothingLoaded => None,
+            EvaluationOutcome::NotPermitted => self.advising_permit.as_ref()?.annotation("step_up"),
+            EvaluationOutcome::Allow | EvaluationOutcome::EvaluationError | EvaluationOutcome::NothingLoaded => None,
         }
     }
 
@@ -57,7 +57,7 @@ impl Evaluation {
     /// No revision was ever loaded.
     pub fn unloaded() -> Self {
         Self {
-            outcome: Outcome::NothingLoaded,
+            outcome: EvaluationOutcome::NothingLoaded,
             policies: Vec::new(),
             errors: Vec::new(),
             advising_permit: None,
@@ -74,7 +74,7 @@ impl Evaluation {
 
     pub(super) fn failed_by(error: PolicyError) -> Self {
         Self {
-            outcome: Outcome::EvaluationError,
+            outcome: EvaluationOutcome::EvaluationError,
             policies: Vec::new(),
             errors: vec![error],
             advising_permit: None,

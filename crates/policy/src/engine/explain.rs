@@ -12,7 +12,7 @@ use cedar_policy::{
 };
 use cedar_policy_core::ast::{Expr, ExprKind, Literal, UnaryOp};
 
-use super::{Effects, Engine, EntityQuery, Evaluation, Outcome, PolicyEntry, PolicyInfo, QueryEntity, Situation};
+use super::{Effects, Engine, EntityQuery, Evaluation, EvaluationOutcome, PolicyEntry, PolicyInfo, QueryEntity, Situation};
 use crate::engine::query::Ancestors;
 
 /// Ancestors of an entity that are named.
@@ -28,7 +28,7 @@ pub struct ExplainedEvaluation {
     pub resource: NamedWithAncestors,
     /// `Forbids`: the permits did not take part.
     pub effects: Effects,
-    pub outcome: Outcome,
+    pub outcome: EvaluationOutcome,
     /// In the order of the revision.
     pub policies: Vec<ExplainedPolicy>,
 }
@@ -99,14 +99,14 @@ pub struct Clause {
     pub line_offset: Option<usize>,
     /// The value that the policy needs; `false` below `unless` and `!`.
     pub wants: bool,
-    pub found: Found,
+    pub found: FoundValue,
     /// The operands of the clause that are not written out in it, with their values.
     pub operands: Vec<Operand>,
 }
 
 /// The value of a clause.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Found {
+pub enum FoundValue {
     Value(bool),
     /// The clause cannot be evaluated.
     Error(String),
@@ -323,19 +323,19 @@ impl Situation {
         eval_expression(&self.request, &self.entities, &Expression::from(expression.clone())).map_err(|e| e.to_string())
     }
 
-    pub(super) fn truth(&self, expression: &Expr) -> Found {
+    pub(super) fn truth(&self, expression: &Expr) -> FoundValue {
         match self.value(expression) {
-            Ok(EvalResult::Bool(value)) => Found::Value(value),
-            Ok(other) => Found::Error(format!("`{other}` is not true or false")),
-            Err(message) => Found::Error(message),
+            Ok(EvalResult::Bool(value)) => FoundValue::Value(value),
+            Ok(other) => FoundValue::Error(format!("`{other}` is not true or false")),
+            Err(message) => FoundValue::Error(message),
         }
     }
 
     fn verdict(&self, condition: &Expr) -> PolicyOutcome {
         match self.truth(condition) {
-            Found::Value(true) => PolicyOutcome::Satisfied,
-            Found::Value(false) => PolicyOutcome::ConditionFalse,
-            Found::Error(message) => PolicyOutcome::Failed(message),
+            FoundValue::Value(true) => PolicyOutcome::Satisfied,
+            FoundValue::Value(false) => PolicyOutcome::ConditionFalse,
+            FoundValue::Error(message) => PolicyOutcome::Failed(message),
         }
     }
 
@@ -345,8 +345,8 @@ impl Situation {
         let mut clauses = Clauses::default();
         for part in parts(condition) {
             let found = self.truth(part.expression);
-            let is_guarded = matches!(found, Found::Error(_)) && !clauses.unmet.is_empty();
-            if found == Found::Value(part.wants) {
+            let is_guarded = matches!(found, FoundValue::Error(_)) && !clauses.unmet.is_empty();
+            if found == FoundValue::Value(part.wants) {
                 clauses.met.push(self.clause(&part, found));
             } else if !is_guarded {
                 clauses.unmet.push(self.clause(&part, found));
@@ -355,7 +355,7 @@ impl Situation {
         clauses
     }
 
-    fn clause(&self, part: &Part<'_>, found: Found) -> Clause {
+    fn clause(&self, part: &Part<'_>, found: FoundValue) -> Clause {
         let Part { expression, wants } = *part;
         let mut operands = Vec::new();
         self.push_operands(expression, &mut operands);

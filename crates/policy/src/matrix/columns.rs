@@ -9,11 +9,11 @@ use std::sync::Arc;
 use cedar_policy::{EntityTypeName, EntityUid, PartialEntities, PartialEntityUid, PartialRequest, Policy, PolicyId};
 use serde_json::Value;
 
-use super::{Answer, Cell, Column, Conditions, Row, cell};
+use super::{Cell, CellAnswer, Column, Conditions, Row, cell};
 use crate::engine::{PolicyEntry, PolicyInfo};
 use crate::error_chain::error_chain;
 use crate::partial::rewrite::{Known, Rewritten};
-use crate::partial::{Outcome, PartialQuery};
+use crate::partial::{PartialOutcome, PartialQuery};
 use crate::revision::Revision;
 
 /// A policy with what the rows know about it.
@@ -57,7 +57,7 @@ impl<'a> Columns<'a> {
     /// The cells of one column, in the order of the rows.
     pub fn cells(&self, column: &Column, rows: &[Row]) -> Vec<Cell> {
         let mut conditions = Conditions::default();
-        let mut by_type: BTreeMap<&EntityTypeName, HashMap<Form, Outcome>> = BTreeMap::new();
+        let mut by_type: BTreeMap<&EntityTypeName, HashMap<Form, PartialOutcome>> = BTreeMap::new();
         for row in rows {
             if !by_type.contains_key(&row.principal_type) {
                 let alike: Vec<&Row> = rows
@@ -73,18 +73,18 @@ impl<'a> Columns<'a> {
                 let schema = &self.revision.rules.schema;
                 if !schema.applies(&row.principal_type, &column.action, &column.resource_type) {
                     return Cell {
-                        answer: Answer::Impossible,
+                        answer: CellAnswer::Impossible,
                         permits: Vec::new(),
                         forbids: Vec::new(),
                         why: None,
                     };
                 }
                 let outcomes = by_type.get(&row.principal_type);
-                let of_row: Vec<(Arc<PolicyInfo>, Outcome)> = self
+                let of_row: Vec<(Arc<PolicyInfo>, PartialOutcome)> = self
                     .covering(column)
                     .map(|(number, policy)| {
                         let found = outcomes.and_then(|outcomes| outcomes.get(&policy.form(number, row)));
-                        let lost = || Outcome::Unknown("was not evaluated".to_owned());
+                        let lost = || PartialOutcome::Unknown("was not evaluated".to_owned());
                         (Arc::clone(&policy.entry.info), found.cloned().unwrap_or_else(lost))
                     })
                     .collect();
@@ -102,7 +102,7 @@ impl<'a> Columns<'a> {
     }
 
     /// The outcome of each form that the rows of one principal type have.
-    fn outcomes(&self, column: &Column, principal: &EntityTypeName, rows: &[&Row]) -> HashMap<Form, Outcome> {
+    fn outcomes(&self, column: &Column, principal: &EntityTypeName, rows: &[&Row]) -> HashMap<Form, PartialOutcome> {
         let mut outcomes = HashMap::new();
         let mut open: Vec<(Form, Policy)> = Vec::new();
         for (number, policy) in self.covering(column) {
@@ -113,16 +113,16 @@ impl<'a> Columns<'a> {
                 }
                 let id = PolicyId::new(open.len().to_string());
                 let outcome = match self.rewritten(policy, row, column) {
-                    Ok(Rewritten::Never) => Outcome::False,
+                    Ok(Rewritten::Never) => PartialOutcome::False,
                     Ok(Rewritten::Policy(json)) => match Policy::from_json(Some(id), json) {
                         Ok(policy) => {
                             open.push((form.clone(), policy));
                             // replaced below
-                            Outcome::Unknown(String::new())
+                            PartialOutcome::Unknown(String::new())
                         }
-                        Err(error) => Outcome::Unknown(error_chain(&error)),
+                        Err(error) => PartialOutcome::Unknown(error_chain(&error)),
                     },
-                    Err(why) => Outcome::Unknown(why),
+                    Err(why) => PartialOutcome::Unknown(why),
                 };
                 outcomes.insert(form, outcome);
             }
@@ -145,7 +145,7 @@ impl<'a> Columns<'a> {
                 };
                 query.evaluate(&policies, &condition)
             }
-            Err(error) => vec![Outcome::Unknown(error_chain(&error)); open.len()],
+            Err(error) => vec![PartialOutcome::Unknown(error_chain(&error)); open.len()],
         };
         outcomes.extend(open.into_iter().map(|(form, _)| form).zip(evaluated));
         outcomes

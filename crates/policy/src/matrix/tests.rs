@@ -232,9 +232,9 @@ proptest! {
             let column = matrix.columns.iter().position(|column| column.action.id().unescaped() == question.action).unwrap();
             let cell = &matrix.cells[row][column];
             let allowed = is_allowed(&portal, &revision, &question);
-            prop_assert!(cell.answer != Answer::Unknown, "{:?}", cell.why);
-            prop_assert!(cell.answer != Answer::Allow || allowed, "{} {question:?} {cell:?}", policies.concat());
-            prop_assert!(cell.answer != Answer::Deny || !allowed, "{} {question:?} {cell:?}", policies.concat());
+            prop_assert!(cell.answer != CellAnswer::Unknown, "{:?}", cell.why);
+            prop_assert!(cell.answer != CellAnswer::Allow || allowed, "{} {question:?} {cell:?}", policies.concat());
+            prop_assert!(cell.answer != CellAnswer::Deny || !allowed, "{} {question:?} {cell:?}", policies.concat());
         }
     }
 }

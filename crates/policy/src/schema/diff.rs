@@ -22,7 +22,7 @@ pub enum Effect {
 
 /// One difference.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Change {
+pub struct SchemaChange {
     pub effect: Effect,
     /// `Order.owner`, `viewOrder`, `viewOrder context.tenant`
     pub place: String,
@@ -38,24 +38,24 @@ struct RecordOwner<'a> {
 }
 
 /// Every change, the breaking ones first.
-pub fn changes(old: &SchemaModel, new: &SchemaModel) -> Vec<Change> {
+pub fn changes(old: &SchemaModel, new: &SchemaModel) -> Vec<SchemaChange> {
     let mut changes = Vec::new();
     for (ty, before) in old.entities() {
         match new.entity(ty) {
             Some(after) => entity(ty, before, after, &mut changes),
-            None => changes.push(Change::breaking(
+            None => changes.push(SchemaChange::breaking(
                 &ty.to_string(),
                 "removed: policies, routes and questions that name the type are refused",
             )),
         }
     }
     for (ty, _) in new.entities().filter(|(ty, _)| old.entity(ty).is_none()) {
-        changes.push(Change::compatible(&ty.to_string(), "added"));
+        changes.push(SchemaChange::compatible(&ty.to_string(), "added"));
     }
     for (uid, before) in old.actions() {
         match new.action(uid) {
             Some(after) => action(uid, before, after, &mut changes),
-            None => changes.push(Change::breaking(
+            None => changes.push(SchemaChange::breaking(
                 &action_name(uid),
                 "removed: policies, routes and questions that name the action are refused",
             )),
@@ -68,10 +68,10 @@ pub fn changes(old: &SchemaModel, new: &SchemaModel) -> Vec<Change> {
     changes
 }
 
-fn added_action(uid: &EntityUid, action: &ActionModel) -> Change {
+fn added_action(uid: &EntityUid, action: &ActionModel) -> SchemaChange {
     match action.ancestors.as_slice() {
-        [] => Change::compatible(&action_name(uid), "added"),
-        groups => Change::review(
+        [] => SchemaChange::compatible(&action_name(uid), "added"),
+        groups => SchemaChange::review(
             &action_name(uid),
             format!(
                 "added in {}: policies for the group hold for it at once",
@@ -81,7 +81,7 @@ fn added_action(uid: &EntityUid, action: &ActionModel) -> Change {
     }
 }
 
-fn entity(ty: &EntityTypeName, before: &EntityModel, after: &EntityModel, changes: &mut Vec<Change>) {
+fn entity(ty: &EntityTypeName, before: &EntityModel, after: &EntityModel, changes: &mut Vec<SchemaChange>) {
     let name = ty.to_string();
     let place = RecordOwner {
         name: &name,
@@ -98,7 +98,7 @@ fn entity(ty: &EntityTypeName, before: &EntityModel, after: &EntityModel, change
             "no longer in {}: stored entities with such a parent are refused",
             joined(gone)
         );
-        changes.push(Change::breaking(&name, message));
+        changes.push(SchemaChange::breaking(&name, message));
     }
     let more: Vec<String> = after
         .member_of
@@ -106,16 +106,16 @@ fn entity(ty: &EntityTypeName, before: &EntityModel, after: &EntityModel, change
         .map(ToString::to_string)
         .collect();
     if !more.is_empty() {
-        changes.push(Change::compatible(&name, format!("may be in {}", joined(more))));
+        changes.push(SchemaChange::compatible(&name, format!("may be in {}", joined(more))));
     }
     match (before.is_enum(), after.is_enum()) {
-        (false, true) => changes.push(Change::breaking(&name, "only listed ids exist now")),
-        (true, false) => changes.push(Change::compatible(&name, "may have any id now")),
+        (false, true) => changes.push(SchemaChange::breaking(&name, "only listed ids exist now")),
+        (true, false) => changes.push(SchemaChange::compatible(&name, "may have any id now")),
         _ => {}
     }
 }
 
-fn action(uid: &EntityUid, before: &ActionModel, after: &ActionModel, changes: &mut Vec<Change>) {
+fn action(uid: &EntityUid, before: &ActionModel, after: &ActionModel, changes: &mut Vec<SchemaChange>) {
     let name = action_name(uid);
     types("principal", &name, &before.principals, &after.principals, changes);
     types("resource", &name, &before.resources, &after.resources, changes);
@@ -134,11 +134,11 @@ fn action(uid: &EntityUid, before: &ActionModel, after: &ActionModel, changes: &
             "leaves {}: policies for the group, forbids among them, no longer hold for it",
             joined(left)
         );
-        changes.push(Change::review(&name, message));
+        changes.push(SchemaChange::review(&name, message));
     }
     let joins = new_groups.difference(&old_groups).map(action_name).collect::<Vec<_>>();
     if !joins.is_empty() {
-        changes.push(Change::review(
+        changes.push(SchemaChange::review(
             &name,
             format!("joins {}: policies for the group hold for it now", joined(joins)),
         ));
@@ -150,12 +150,12 @@ fn types(
     action: &str,
     before: &BTreeSet<EntityTypeName>,
     after: &BTreeSet<EntityTypeName>,
-    changes: &mut Vec<Change>,
+    changes: &mut Vec<SchemaChange>,
 ) {
     let gone: Vec<String> = before.difference(after).map(ToString::to_string).collect();
     if !gone.is_empty() {
         let message = format!("no longer applies to {which} {}: such questions are refused", joined(gone));
-        changes.push(Change::breaking(action, message));
+        changes.push(SchemaChange::breaking(action, message));
     }
     let more: Vec<String> = after.difference(before).map(ToString::to_string).collect();
     if !more.is_empty() {
@@ -163,39 +163,39 @@ fn types(
             "applies to {which} {}: policies for the action hold for it, too",
             joined(more)
         );
-        changes.push(Change::review(action, message));
+        changes.push(SchemaChange::review(action, message));
     }
 }
 
-fn fields(place: &RecordOwner<'_>, before: &RecordType, after: &RecordType, changes: &mut Vec<Change>) {
+fn fields(place: &RecordOwner<'_>, before: &RecordType, after: &RecordType, changes: &mut Vec<SchemaChange>) {
     for (name, old) in &before.fields {
         let at = format!("{}.{name}", place.name);
         match after.fields.get(name) {
-            None if place.is_written_by_apps => changes.push(Change::breaking(
+            None if place.is_written_by_apps => changes.push(SchemaChange::breaking(
                 &at,
                 "removed: policies that read it and entities that have it are refused",
             )),
-            None => changes.push(Change::breaking(&at, "removed: policies that read it are refused")),
+            None => changes.push(SchemaChange::breaking(&at, "removed: policies that read it are refused")),
             Some(new) => changes.extend(field(place, &at, old, new)),
         }
     }
     for (name, new) in after.fields.iter().filter(|(name, _)| !before.fields.contains_key(*name)) {
         let at = format!("{}.{name}", place.name);
         changes.push(match (new.required, place.is_written_by_apps) {
-            (true, true) => Change::breaking(
+            (true, true) => SchemaChange::breaking(
                 &at,
                 format!("added and required ({}): entities without it are refused", new.ty),
             ),
-            (true, false) => Change::breaking(
+            (true, false) => SchemaChange::breaking(
                 &at,
                 format!("added and required ({}): questions without it are refused", new.ty),
             ),
-            (false, _) => Change::compatible(&at, format!("added, optional ({})", new.ty)),
+            (false, _) => SchemaChange::compatible(&at, format!("added, optional ({})", new.ty)),
         });
     }
 }
 
-fn field(place: &RecordOwner<'_>, at: &str, old: &Field, new: &Field) -> Option<Change> {
+fn field(place: &RecordOwner<'_>, at: &str, old: &Field, new: &Field) -> Option<SchemaChange> {
     use super::AttrType::Record;
     if let (Record(before), Record(after)) = (&old.ty, &new.ty)
         && before != after
@@ -209,25 +209,25 @@ fn field(place: &RecordOwner<'_>, at: &str, old: &Field, new: &Field) -> Option<
         inner.sort();
         let messages = inner.iter().map(|change| format!("{} {}", change.place, change.message));
         let message = messages.collect::<Vec<_>>().join("; ");
-        return inner.first().map(|worst| Change {
+        return inner.first().map(|worst| SchemaChange {
             effect: worst.effect,
             place: at.to_owned(),
             message,
         });
     }
     if old.ty != new.ty {
-        return Some(Change::breaking(at, format!("was {}, is {}", old.ty, new.ty)));
+        return Some(SchemaChange::breaking(at, format!("was {}, is {}", old.ty, new.ty)));
     }
     match (old.required, new.required) {
-        (true, false) => Some(Change::breaking(
+        (true, false) => Some(SchemaChange::breaking(
             at,
             "was required, is optional: policies that read it without `has` are refused",
         )),
-        (false, true) if place.is_written_by_apps => Some(Change::breaking(
+        (false, true) if place.is_written_by_apps => Some(SchemaChange::breaking(
             at,
             "was optional, is required: entities without it are refused",
         )),
-        (false, true) => Some(Change::breaking(
+        (false, true) => Some(SchemaChange::breaking(
             at,
             "was optional, is required: questions without it are refused",
         )),
@@ -251,7 +251,7 @@ fn action_name(uid: &EntityUid) -> String {
     }
 }
 
-impl Change {
+impl SchemaChange {
     fn breaking(place: &str, message: impl Into<String>) -> Self {
         Self::new(Effect::Breaking, place, message)
     }

@@ -22,7 +22,7 @@ use crate::engine::entities::EntityStore;
 use crate::engine::{Ancestors, PolicyEntry, QueryEntity};
 use crate::error_chain::error_chain;
 use crate::partial::rewrite::{Known, StandIn};
-use crate::partial::{Outcome, PartialQuery, demanded_memberships};
+use crate::partial::{PartialOutcome, PartialQuery, demanded_memberships};
 
 /// Id of an entity that stands in for the candidates; it is never decided about.
 const STAND_IN: &str = "\u{0}any candidate";
@@ -129,20 +129,24 @@ impl Search<'_> {
         let outcomes = self.evaluate(question, &conditional);
         for ((_, demands), outcome) in conditional.into_iter().zip(outcomes) {
             match outcome {
-                Outcome::False | Outcome::Fails => {}
-                Outcome::Depends(more) => by_scope.push([demands, more].concat()),
-                Outcome::True | Outcome::Unknown(_) => by_scope.push(demands),
+                PartialOutcome::False | PartialOutcome::Fails => {}
+                PartialOutcome::Depends(more) => by_scope.push([demands, more].concat()),
+                PartialOutcome::True | PartialOutcome::Unknown(_) => by_scope.push(demands),
             }
         }
         by_scope
     }
 
     /// The outcome of each policy; of one that depends on the candidate, the memberships that it demands.
-    fn evaluate(&self, question: &OpenQuestion<'_>, policies: &[(&PolicyEntry, Memberships)]) -> Vec<Outcome<Memberships>> {
+    fn evaluate(
+        &self,
+        question: &OpenQuestion<'_>,
+        policies: &[(&PolicyEntry, Memberships)],
+    ) -> Vec<PartialOutcome<Memberships>> {
         let schema = &self.revision.rules.schema;
         let request = match question.request(&schema.cedar) {
             Ok(request) => request,
-            Err(why) => return vec![Outcome::Unknown(why); policies.len()],
+            Err(why) => return vec![PartialOutcome::Unknown(why); policies.len()],
         };
         let entities = self.revision.rules.engine.with_neighbours(question.known);
         let entities = entities.map_err(|error| error.to_string());

@@ -84,7 +84,7 @@ async fn answers<'a>(known: &KnownCaller<'_>, questions: &'a Questions, pairs_ma
         let ty = resource
             .entity
             .uid(schema, "resource")
-            .map_err(|refusal| told(refusal.at(&place)))?;
+            .map_err(|refusal| with_public_detail(refusal.at(&place)))?;
         let actions = match &questions.actions {
             Some(actions) => actions.clone(),
             None => schema.actions_on(ty.type_name()),
@@ -106,7 +106,7 @@ async fn answers<'a>(known: &KnownCaller<'_>, questions: &'a Questions, pairs_ma
             };
             let answer = question
                 .answer(known.caller.query())
-                .map_err(|refusal| told(refusal.at(&place)))?;
+                .map_err(|refusal| with_public_detail(refusal.at(&place)))?;
             if let Some(acr) = answer.step_up {
                 step_ups.insert(action.clone(), acr);
             }
@@ -124,9 +124,9 @@ async fn answers<'a>(known: &KnownCaller<'_>, questions: &'a Questions, pairs_ma
 }
 
 /// The caller may read what is wrong with its own body.
-fn told(refusal: Refusal) -> Refusal {
+fn with_public_detail(refusal: Refusal) -> Refusal {
     Refusal {
-        is_told: refusal.denial == Denial::RequestInvalid,
+        is_detail_public: refusal.denial == Denial::RequestInvalid,
         ..refusal
     }
 }
@@ -177,11 +177,12 @@ impl Resource {
         };
         let ty = text("type")?;
         let id = text("id")?;
-        let entity = NamedEntity::read(item, "resource").map_err(|refusal| told(refusal.at(&format!("`resources.{at}`"))))?;
+        let entity = NamedEntity::read(item, "resource")
+            .map_err(|refusal| with_public_detail(refusal.at(&format!("`resources.{at}`"))))?;
         Ok(Self { ty, id, entity })
     }
 }
 
 fn invalid(detail: String) -> Refusal {
-    told(Refusal::new(Denial::RequestInvalid, detail))
+    with_public_detail(Refusal::new(Denial::RequestInvalid, detail))
 }

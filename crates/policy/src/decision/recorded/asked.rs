@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::unknown::masks_claim;
 use super::{NotReplayable, ProvenCaller, QueryForm, RecordedAsked, RecordedCaller, RecordedQuery, Replay};
-use crate::context::Facts;
+use crate::context::ContextFacts;
 use crate::decision::http::HttpQuery;
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
 use crate::portal::normal_host;
@@ -112,7 +112,7 @@ fn app_fields(replay: &Replay<'_>, recorded: &RecordedQuery<'_>) -> Map<String, 
     let rules = &replay.revision.rules;
     let action = recorded.action.and_then(|action| rules.schema.resolve_action(action));
     let plan = action.and_then(|action| rules.plans.get(&action));
-    let facts = Facts::of_named(replay.portal, None, None, &rules.flags.anonymous, recorded.now_millis);
+    let facts = ContextFacts::of_named(replay.portal, None, None, &rules.flags.anonymous, recorded.now_millis);
     let mut fields = recorded.context.cloned().unwrap_or_default();
     fields.retain(|name, _| !plan.is_some_and(|plan| plan.owns(name, &facts)));
     fields

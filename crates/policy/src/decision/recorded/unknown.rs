@@ -64,7 +64,7 @@ impl Replay<'_> {
             .map(|model| &model.context.fields)
             .filter(|_| declared == DeclaredFacts::Same && recorded.context.is_some());
         for (name, inside) in &self.context {
-            if self.is_told_elsewhere(name, recorded) {
+            if self.is_known_elsewhere(name, recorded) {
                 continue;
             }
             let was_declared = recorded_fields.is_some_and(|fields| fields.contains_key(*name));
@@ -83,7 +83,7 @@ impl Replay<'_> {
     }
 
     /// True for a fact that the record holds outside of the context.
-    fn is_told_elsewhere(&self, name: &str, recorded: &RecordedQuery<'_>) -> bool {
+    fn is_known_elsewhere(&self, name: &str, recorded: &RecordedQuery<'_>) -> bool {
         let caller_tenant = match &recorded.caller {
             RecordedCaller::Proven(proven) => proven.tenant.is_some(),
             RecordedCaller::Anonymous | RecordedCaller::Named(_) => false,

@@ -121,7 +121,7 @@ impl CanonicalPath {
 
 /// A path that is refused: the caller may read why.
 pub fn path_refused(detail: String) -> Refusal {
-    Refusal::new(Denial::RequestInvalid, detail).told()
+    Refusal::new(Denial::RequestInvalid, detail).with_public_detail()
 }
 
 #[cfg(test)]
@@ -153,7 +153,7 @@ mod tests {
             let path = CanonicalPath::parse_request(raw).unwrap();
             let refusal = rules.read(&path).unwrap_err();
             assert!(
-                refusal.detail.contains("paths.opaque") && refusal.is_told,
+                refusal.detail.contains("paths.opaque") && refusal.is_detail_public,
                 "{raw}: {}",
                 refusal.detail
             );

@@ -1,4 +1,4 @@
-//! Takes emergency forbids into force apart from everything else, so that no portal's files delay another portal's brake.
+//! Takes emergency forbids into force apart from everything else, so that no portal's files delay another portal's emergency forbid.
 //!
 //! The thread `reload` loads one portal after the other, and one portal's owner decides how long that takes: by many policies,
 //! by slow decision tests, by a new edit every moment. This thread reads the folders `_deny/` alone. It joins each file that
@@ -33,7 +33,7 @@ use crate::portals::Portal;
 const STOP_CHECK: Duration = Duration::from_millis(100);
 
 /// Reads and joins emergency forbids.
-pub struct Brakes {
+pub struct EmergencyReload {
     pub(super) gate: Arc<Gate>,
     pub(super) loader: Loader,
     pub(super) source: Source,
@@ -51,7 +51,7 @@ enum Pass {
     Again,
 }
 
-impl Brakes {
+impl EmergencyReload {
     /// Joins emergency forbids until the shutdown is forced.
     pub fn run(mut self, shutdown: &Shutdown) {
         let poll = self.gate.config.policies.poll.get();
