@@ -1,10 +1,10 @@
 //! The decision log: exactly one record for each decision, on every exit path.
 //!
-//! The gate fills an `AuditGuard` as a request goes on. The guard sends its record when it drops: after the answer, on a panic,
-//! or when the client goes away. The thread that drops it turns the record into its line of JSON and appends the line to a
-//! bounded queue; one writer thread writes them (`writer`, through `output`: rotation, chain, sink). A full queue drops the record
-//! and counts it; with `on_full: deny` the gate reserves a slot before it decides, and denies without one, or while the sink
-//! cannot write. A record never holds a token, cookie or secret.
+//! The gate fills an `AuditGuard` as a request goes on. The guard sends its record when it drops: after the answer, on
+//! a panic, or when the client goes away. The thread that drops it turns the record into its line of JSON and appends
+//! the line to a bounded queue; one writer thread writes them (`writer`, through `output`: rotation, chain, sink). A
+//! full queue drops the record and counts it; with `on_full: deny` the gate reserves a slot before it decides, and
+//! denies without one, or while the sink cannot write. A record never holds a token, cookie or secret.
 
 mod chain;
 mod line;

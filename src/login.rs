@@ -166,8 +166,8 @@ pub enum CallbackOutcome {
         return_to: String,
         portal: String,
     },
-    /// The browser's login cookie is missing, or is not the one with which the login began. Only the destination is used; the code
-    /// is not redeemed.
+    /// The browser's login cookie is missing, or is not the one with which the login began. Only the destination is
+    /// used; the code is not redeemed.
     OtherBrowser {
         context: LoginContext,
         /// The reason for the page, if the login cannot go on.
@@ -384,7 +384,8 @@ impl RelyingParty {
     /// may be behind by the issuer's leeway; never later than the token's first arrival. So a token that arrives late or again
     /// does not end the login after it.
     ///
-    /// SECURITY: the whole token is remembered, not its `jti`: a provider that gave two tokens one `jti` would lose the second logout.
+    /// SECURITY: the whole token is remembered, not its `jti`: a provider that gave two tokens one `jti` would lose the
+    /// second logout.
     async fn logout_time(&self, provider: &OidcProvider, token: &LogoutToken, raw: &str) -> i64 {
         let key = sha256(raw.as_bytes());
         let first_seen = self.sessions.first_seen("logout", &key, LOGOUT_TOKEN_SEEN_TTL).await;

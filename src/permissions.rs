@@ -1,9 +1,9 @@
 //! Permission snapshots: what `cedargate_policy::permissions` computes, remembered, and computed on a thread of its own.
 //!
-//! Partial evaluation takes milliseconds to seconds, so no worker does it. A worker looks into the cache; if the answer is not
-//! there, it asks the thread `permissions`, which computes one answer at a time. A full queue, and an answer that takes longer
-//! than `TIMEOUT`, end in 503 `overloaded`. An answer holds for one revision: the key is the digest of the caller's facts, and an entry of another
-//! revision is not used.
+//! Partial evaluation takes milliseconds to seconds, so no worker does it. A worker looks into the cache; if the answer
+//! is not there, it asks the thread `permissions`, which computes one answer at a time. A full queue, and an answer
+//! that takes longer than `TIMEOUT`, end in 503 `overloaded`. An answer holds for one revision: the key is the digest
+//! of the caller's facts, and an entry of another revision is not used.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -65,8 +65,8 @@ pub struct Readings {
     pub last: Tree,
 }
 
-/// Where a problem of a candidate set is: its policies are loaded under the names of the portal's own. `elsewhere` is the folder of
-/// `policies.candidate`.
+/// Where a problem of a candidate set is: its policies are loaded under the names of the portal's own. `elsewhere` is
+/// the folder of `policies.candidate`.
 pub fn at_candidate(problem: Problem, slug: &PortalSlug, elsewhere: Option<&Path>) -> Problem {
     let own = format!("policies/{slug}/");
     let name = problem.file.strip_prefix(&own);

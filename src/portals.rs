@@ -1,8 +1,9 @@
 //! The registry of portals: the portal table, each portal's active revision, and the callers verified at each portal.
 //!
-//! Only `reload` writes it (its thread of that name, and `emergency`), and every request reads it: one atomic load gives a request
-//! a snapshot that it uses to its end. A portal's cache of callers outlives its revisions; a cached caller is used only under the
-//! revision that made it, and every other revision makes its own of the proof (`gate/caller`).
+//! Only `reload` writes it (its thread of that name, and `emergency`), and every request reads it: one atomic load
+//! gives a request a snapshot that it uses to its end. A portal's cache of callers outlives its revisions; a cached
+//! caller is used only under the revision that made it, and every other revision makes its own of the proof
+//! (`gate/caller`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -288,8 +289,8 @@ impl Portal {
 }
 
 impl Portal {
-    /// The groups of a caller; `claim` is its claim of that name. `issuers[].roles` does not bound groups, so the roles of a bounded
-    /// issuer take their place.
+    /// The groups of a caller; `claim` is its claim of that name. `issuers[].roles` does not bound groups, so the roles
+    /// of a bounded issuer take their place.
     pub fn groups<'a>(&self, claim: Option<&'a Value>, identity: &'a Identity) -> Vec<&'a str> {
         let issuer = self.scope.issuer(&identity.issuer);
         let bounded = issuer.is_some_and(|issuer| issuer.roles.is_some());

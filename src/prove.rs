@@ -1,9 +1,10 @@
 //! Proofs about policies: that an edit allows nothing new, and that invariants hold.
 //!
-//! Cedar's symbolic compiler turns policies into logic and a cvc5 process decides it, for each request environment: each combination of
-//! principal type, action and resource type that the schema allows. A proof is about the policies, with any entities; it says
-//! nothing about entity data, routes and the mapping of claims. Three answers exist: proved, an example that the engine confirms, and
-//! *unknown*. What is not understood, not supported or not answered in time is unknown.
+//! Cedar's symbolic compiler turns policies into logic and a cvc5 process decides it, for each request environment:
+//! each combination of principal type, action and resource type that the schema allows. A proof is about the policies,
+//! with any entities; it says nothing about entity data, routes and the mapping of claims. Three answers exist: proved,
+//! an example that the engine confirms, and *unknown*. What is not understood, not supported or not answered in time is
+//! unknown.
 //!
 //! Only commands use it: nothing here is on the path of a request.
 
@@ -225,8 +226,9 @@ impl Compared<'_> {
         search.run_forbids(prover).map(Searched::Forbids)
     }
 
-    /// True if requests of this kind, or requests that are checked as this kind, are denied by forbids and need no permit of it: a
-    /// routed request survives the forbids of its plain path, and a public one those of its path and of its route.
+    /// True if requests of this kind, or requests that are checked as this kind, are denied by forbids and need no
+    /// permit of it: a routed request survives the forbids of its plain path, and a public one those of its path and of
+    /// its route.
     fn forbids_count_alone(&self) -> bool {
         let file = &self.new.file;
         let has_public = !file.public.is_empty();

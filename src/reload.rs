@@ -8,11 +8,12 @@
 //! - Kubelet swaps one symlink: every file of a mount changes in one moment, and no event names the files.
 //! - Files that belong together are written one after the other.
 //!
-//! Each round prevents it in this order: wait until events stop (`watch`); take the set of changed entries; read until two
-//! readings in a row are equal; if they differ from the last tree, wait `CHANGE_QUIET` and read again. A candidate loads only if
-//! all its files are equal in the last two readings; an emergency forbid joins if its own file is (`settled`). A change during the reading is in the next round's set. A change without an
-//! event is found by the rounds that read everything: after each poll, for each reload request, while a portal is unsettled,
-//! and `SECOND_ROUND` after an event. The first load reads without the wait; the first round checks it.
+//! Each round prevents it in this order: wait until events stop (`watch`); take the set of changed entries; read until
+//! two readings in a row are equal; if they differ from the last tree, wait `CHANGE_QUIET` and read again. A candidate
+//! loads only if all its files are equal in the last two readings; an emergency forbid joins if its own file is
+//! (`settled`). A change during the reading is in the next round's set. A change without an event is found by the
+//! rounds that read everything: after each poll, for each reload request, while a portal is unsettled, and
+//! `SECOND_ROUND` after an event. The first load reads without the wait; the first round checks it.
 //!
 //! On failure: a portal whose files keep changing keeps its revision, and the next round tries again; every `UNSETTLED_MAX`
 //! rounds it is reported as rejected. Its settled emergency forbids join in the first round. A rejected candidate leaves
@@ -122,8 +123,8 @@ struct Swapped {
 }
 
 impl Reloader {
-    /// `shadow_loader` loads candidate sets and must run no decision tests. `bundle` takes the place of the folders. `config_files` are the files whose change only a restart takes up. Blocks readiness
-    /// for each required portal.
+    /// `shadow_loader` loads candidate sets and must run no decision tests. `bundle` takes the place of the folders.
+    /// `config_files` are the files whose change only a restart takes up. Blocks readiness for each required portal.
     pub fn new(
         gate: Arc<Gate>,
         loader: Loader,
@@ -174,8 +175,8 @@ impl Reloader {
         }
     }
 
-    /// The thread `emergency` before it starts; `None` when it was taken before. Its loader must not be the reloader's, which may be
-    /// busy for long.
+    /// The thread `emergency` before it starts; `None` when it was taken before. Its loader must not be the reloader's,
+    /// which may be busy for long.
     pub fn emergency(&mut self, loader: Loader) -> Option<EmergencyReload> {
         Some(EmergencyReload {
             gate: Arc::clone(&self.gate),

@@ -5,8 +5,8 @@ use crate::process::Process;
 
 /// The running loops; dropping ends them.
 ///
-/// A loop runs only while no other thread needs its core. The host puts an idle virtual CPU to sleep and takes up to a millisecond
-/// to wake it; without the loops a bench would measure these wake-ups.
+/// A loop runs only while no other thread needs its core. The host puts an idle virtual CPU to sleep and takes up to a
+/// millisecond to wake it; without the loops a bench would measure these wake-ups.
 pub struct Spinners {
     _processes: Vec<Process>,
 }

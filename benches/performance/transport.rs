@@ -1,7 +1,7 @@
 //! TLS, HTTP/2, bodies and WebSockets: the gate with its whole job beside nginx and Envoy that only forward.
 //!
-//! The clients are libraries and share a core with the app, so they are the limit of the rates. The CPU time of the measured program
-//! per request, megabyte or message is what counts.
+//! The clients are libraries and share a core with the app, so they are the limit of the rates. The CPU time of the
+//! measured program per request, megabyte or message is what counts.
 
 mod app;
 mod client;

@@ -102,8 +102,8 @@ impl Authn {
         signed.issuer.check_id_token(signed.token, expected, signed.now)
     }
 
-    /// Verifies an access token that came with an ID token, and returns its claims. The gate does not use it as a bearer token, so
-    /// its audience, which is an API, is not checked. Waits like `verify`.
+    /// Verifies an access token that came with an ID token, and returns its claims. The gate does not use it as a
+    /// bearer token, so its audience, which is an API, is not checked. Waits like `verify`.
     pub async fn verify_access_token(
         &self,
         index: usize,
@@ -245,8 +245,8 @@ impl IssuerState {
     }
 }
 
-/// Brings the claims about the login into the form of OpenID Connect Core 1.0, section 2, which policies read: some providers write
-/// `acr` as a number, `amr` as one text, and `null` for a claim that they do not have.
+/// Brings the claims about the login into the form of OpenID Connect Core 1.0, section 2, which policies read: some
+/// providers write `acr` as a number, `amr` as one text, and `null` for a claim that they do not have.
 fn write_login_claims_alike(claims: &mut Map<String, Value>) {
     claims.retain(|name, value| !(value.is_null() && LOGIN_CLAIMS.contains(&name.as_str())));
     if let Some(acr @ Value::Number(_)) = claims.get_mut("acr") {

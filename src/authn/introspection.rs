@@ -4,11 +4,11 @@
 //! most, in this process and, through the session store, for the other replicas; a refused one for `INACTIVE_LIFE`, in this
 //! process only. The key of an entry is a hash of token, issuer and client. A store that fails counts as a miss.
 //!
-//! Requests with the same token race to ask. An async mutex per token orders them: the first asks the issuer, the rest wait for
-//! the mutex and then find the answer in the cache. If the first request is cancelled (its client went away), its mutex is
-//! free and the next request asks. If the issuer fails, the failure is cached for `FAILURE_LIFE`, so that the requests that wait do
-//! not each ask again; the token is denied `key_unavailable`, because a failure says neither that it is active nor that it
-//! is not. Each request waits at most `ANSWER_WAIT`.
+//! Requests with the same token race to ask. An async mutex per token orders them: the first asks the issuer, the rest
+//! wait for the mutex and then find the answer in the cache. If the first request is cancelled (its client went away),
+//! its mutex is free and the next request asks. If the issuer fails, the failure is cached for `FAILURE_LIFE`, so that
+//! the requests that wait do not each ask again; the token is denied `key_unavailable`, because a failure says neither
+//! that it is active nor that it is not. Each request waits at most `ANSWER_WAIT`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -429,8 +429,9 @@ fn decode_shared(bytes: &[u8]) -> Option<ActiveToken> {
     })
 }
 
-/// Checks the claims of an active token. Claims that RFC 7662 allows the issuer to omit are filled in: `iss` with the asked issuer,
-/// `aud` with its first configured audience, `exp` with `latest`. The result is usable until `exp`, at most until `latest`.
+/// Checks the claims of an active token. Claims that RFC 7662 allows the issuer to omit are filled in: `iss` with the
+/// asked issuer, `aud` with its first configured audience, `exp` with `latest`. The result is usable until `exp`, at
+/// most until `latest`.
 fn check_claims(issuer: &Issuer, mut claims: Map<String, Value>, latest: i64, leeway: i64) -> Result<ActiveToken, TokenError> {
     let binding = Binding::of(&claims)?;
     if binding.asked_for().key.is_some()

@@ -1,8 +1,8 @@
 //! An issuer's public keys, each bound to the algorithms that it may verify.
 //!
-//! A set is parsed key by key: a malformed member is skipped and counted, and the other keys stay usable. A key's own `kty`, `crv`,
-//! `alg`, `use` and `key_ops` decide which algorithms it can verify; the token's header never does. Symmetric keys and keys
-//! published with their private part are never used.
+//! A set is parsed key by key: a malformed member is skipped and counted, and the other keys stay usable. A key's own
+//! `kty`, `crv`, `alg`, `use` and `key_ops` decide which algorithms it can verify; the token's header never does.
+//! Symmetric keys and keys published with their private part are never used.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,

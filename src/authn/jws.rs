@@ -20,9 +20,9 @@ pub const ASSERTION_TYP: &str = "cedargate-assertion+jwt";
 /// `typ` of a DPoP proof.
 const PROOF_TYP: &str = "dpop+jwt";
 
-/// Header members that would change how the token is read. Members that bring or name a key (`jwk`, `jku`, `x5c`, `x5t`, `x5u`)
-/// change nothing: the gate reads a header's `alg`, `kid` and `typ` alone, and `jwk` of a DPoP proof, so they are ignored like every
-/// other member.
+/// Header members that would change how the token is read. Members that bring or name a key (`jwk`, `jku`, `x5c`,
+/// `x5t`, `x5u`) change nothing: the gate reads a header's `alg`, `kid` and `typ` alone, and `jwk` of a DPoP proof, so
+/// they are ignored like every other member.
 const REFUSED_MEMBERS: [&str; 6] = ["crit", "b64", "zip", "enc", "cty", "epk"];
 
 /// The algorithms with their JOSE names.

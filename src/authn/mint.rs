@@ -1,7 +1,7 @@
 //! Mints tokens for demos, and decodes any token for inspection.
 //!
-//! Used by `cedargate demo` and `cedargate token mint|inspect`, never on the path of a request. `inspect` only decodes: it verifies
-//! nothing and sends the token nowhere.
+//! Used by `cedargate demo` and `cedargate token mint|inspect`, never on the path of a request. `inspect` only decodes:
+//! it verifies nothing and sends the token nowhere.
 
 use std::time::Duration;
 

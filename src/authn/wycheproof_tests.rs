@@ -1,7 +1,7 @@
 //! Wycheproof's JWS and JWK vectors, one token against one key set each.
 //!
-//! The data lies outside the project, in `CEDARGATE_TEST_DATA`; without it the tests print that they skipped. The payloads are not
-//! claims, so the vectors go through `jws` and `jwk` only.
+//! The data lies outside the project, in `CEDARGATE_TEST_DATA`; without it the tests print that they skipped. The
+//! payloads are not claims, so the vectors go through `jws` and `jwk` only.
 
 use std::path::PathBuf;
 

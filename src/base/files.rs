@@ -1,7 +1,7 @@
 //! Reads a small file completely (keys, certificates, users, tokens), replaces one in one step, and locks folders.
 //!
-//! Reading refuses anything but a regular file, because opening a FIFO would block, and stops at the caller's limit even if the file
-//! grows while it is read.
+//! Reading refuses anything but a regular file, because opening a FIFO would block, and stops at the caller's limit
+//! even if the file grows while it is read.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Write as _};

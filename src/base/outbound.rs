@@ -92,8 +92,8 @@ fn read_authorities(path: &Path) -> Result<Vec<Certificate>, String> {
     Ok(authorities)
 }
 
-/// The step that failed (`DNS`, `connection`, `TLS`) and the last error of the chain: the outer text, `error sending request`, does
-/// not say what failed. Contains no URL.
+/// The step that failed (`DNS`, `connection`, `TLS`) and the last error of the chain: the outer text, `error sending
+/// request`, does not say what failed. Contains no URL.
 pub fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         let what = if error.is_connect() { "no connection" } else { "no answer" };

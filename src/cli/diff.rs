@@ -50,8 +50,8 @@ pub(crate) struct Args {
     /// Compare only this portal
     #[arg(long, short)]
     portal: Option<String>,
-    /// Also ask both trees the decisions of this file of the decision log, plain, gzip or zstd; `-` is standard input. May be given
-    /// several times
+    /// Also ask both trees the decisions of this file of the decision log, plain, gzip or zstd; `-` is standard input.
+    /// May be given several times
     #[arg(long = "log", value_name = "FILE")]
     logs: Vec<PathBuf>,
     /// Exit with 4 if NEW allows what OLD denied, if any decision differs, or if anything differs; may be given several times

@@ -30,8 +30,8 @@ pub(crate) struct Args {
     /// A recorded decision, by its decision id or request id
     #[arg(long, value_name = "ID", conflicts_with_all = ["request", "token", "claims", "url", "portal"])]
     from_log: Option<String>,
-    /// A file of the decision log to look into, plain, gzip or zstd; `-` is standard input. Default: the file of audit.sink and its
-    /// rotated ones
+    /// A file of the decision log to look into, plain, gzip or zstd; `-` is standard input. Default: the file of
+    /// audit.sink and its rotated ones
     #[arg(long = "log", value_name = "FILE", requires = "from_log")]
     logs: Vec<PathBuf>,
     /// Ask the running gate at this control socket, by the policies in force, about a decision among its newest records

@@ -20,8 +20,8 @@ pub(crate) struct Args {
     /// Mend what can be mended without changing a decision (missing ids), then lint again
     #[arg(long, conflicts_with = "rules")]
     fix: bool,
-    /// Compare the routes with the app's OpenAPI description: operations without a route, routes without an operation. With several
-    /// portals say whose file it is
+    /// Compare the routes with the app's OpenAPI description: operations without a route, routes without an operation.
+    /// With several portals say whose file it is
     #[arg(long, value_name = "[PORTAL=]FILE")]
     openapi: Vec<OpenApiArg>,
     /// Exit with 3 for warnings, too; notes never count

@@ -1,8 +1,9 @@
 //! Reports: findings, decision-test cases and tables, printed the same way by every command.
 //!
-//! A command fills the types of this file and passes them to the writer of the wanted format: `text` for people, `json` for
-//! scripts, `junit` for test reports, `github` for annotations, `sarif` for code scanning. Reports go to stdout with `print`; messages to the user go to
-//! stderr with `complain`. A new format is one more writer; a new command needs none.
+//! A command fills the types of this file and passes them to the writer of the wanted format: `text` for people, `json`
+//! for scripts, `junit` for test reports, `github` for annotations, `sarif` for code scanning. Reports go to stdout
+//! with `print`; messages to the user go to stderr with `complain`. A new format is one more writer; a new command
+//! needs none.
 
 pub(crate) mod cedar;
 pub(crate) mod github;
@@ -52,7 +53,8 @@ pub(crate) enum Severity {
     Note,
 }
 
-/// One statement about a place in a user's file. Columns count bytes. Serializes to an entry of `findings` as every command publishes it.
+/// One statement about a place in a user's file. Columns count bytes. Serializes to an entry of `findings` as every
+/// command publishes it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Finding {
     /// The id of the rule that found it.

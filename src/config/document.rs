@@ -44,7 +44,8 @@ pub struct Document {
     /// The app behind the gate.
     #[schemars(required)]
     pub upstream: Option<RawUpstream>,
-    /// The portals and the requests that each matches, by slug. Absent: every folder of `policies.dir` is a portal at `/portal/<slug>`.
+    /// The portals and the requests that each matches, by slug. Absent: every folder of `policies.dir` is a portal at
+    /// `/portal/<slug>`.
     #[serde(default)]
     pub portals: Option<BTreeMap<String, RawPortal>>,
     /// The folders of policies and schemas, and how the gate watches them.
@@ -250,8 +251,8 @@ impl Checker<'_> {
         None
     }
 
-    /// SECURITY: a DPoP proof names the URL that it is for. Without a configured name of the gate, that would be any `Host` that a
-    /// client writes, and a proof for another server would count here.
+    /// SECURITY: a DPoP proof names the URL that it is for. Without a configured name of the gate, that would be any
+    /// `Host` that a client writes, and a proof for another server would count here.
     fn proofs_have_urls(&mut self, config: &Config) -> Option<()> {
         let template = Portal::discovered(&PortalSlug::placeholder(), config.issuers.len());
         let portals = config.portals.as_deref().unwrap_or(std::slice::from_ref(&template));

@@ -1,8 +1,9 @@
 //! `POST /authorize` and `/authorize/batch`: a query of the app, on the decision listener.
 //!
-//! The query names the subject (a token, the gate's own assertion, or a principal that the app describes), action, resource,
-//! context and entities. Every decision is a 200; a malformed query is a 400 that names the wrong member. In a batch, an item
-//! that cannot be decided is denied with its reason, and the other items are decided. The app cannot override the gate's own facts (portal, time, the credential's tenant).
+//! The query names the subject (a token, the gate's own assertion, or a principal that the app describes), action,
+//! resource, context and entities. Every decision is a 200; a malformed query is a 400 that names the wrong member. In
+//! a batch, an item that cannot be decided is denied with its reason, and the other items are decided. The app cannot
+//! override the gate's own facts (portal, time, the credential's tenant).
 
 mod answered;
 pub mod body;

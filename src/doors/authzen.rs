@@ -1,9 +1,9 @@
 //! The AuthZEN Authorization API 1.0 on the decision listener: evaluation, evaluations, search, metadata.
 //!
-//! The door is a translation. A subject becomes a principal that the app names, properties become the attributes that the schema
-//! declares, and everything else is the named query of `/authorize`, decided and recorded there. An item that cannot be decided is
-//! `"decision": false` with the cause in its context. Members that the specification does not name are ignored, as it wants;
-//! duplicate members are refused, because two readers could take different ones.
+//! The door is a translation. A subject becomes a principal that the app names, properties become the attributes that
+//! the schema declares, and everything else is the named query of `/authorize`, decided and recorded there. An item
+//! that cannot be decided is `"decision": false` with the cause in its context. Members that the specification does not
+//! name are ignored, as it wants; duplicate members are refused, because two readers could take different ones.
 
 mod metadata;
 mod question;

@@ -3,9 +3,9 @@
 //! Envoy states the request that it holds back, with the path as it will forward it. The decision is `gate::asked`'s. A permitted
 //! request gets every identity header, and Envoy removes the headers that the gate's own forwarding would remove.
 //!
-//! SECURITY: without `encode_raw_headers` Envoy joins the lines of a header and replaces bytes that are not UTF-8 by `!`. Then a value
-//! with a comma counts as several lines, and a path with `!` is refused. The listener is on this machine alone, so the caller is
-//! the operator's Envoy.
+//! SECURITY: without `encode_raw_headers` Envoy joins the lines of a header and replaces bytes that are not UTF-8 by
+//! `!`. Then a value with a comma counts as several lines, and a path with `!` is refused. The listener is on this
+//! machine alone, so the caller is the operator's Envoy.
 
 mod messages;
 
@@ -164,8 +164,8 @@ fn raw_headers(http: &HttpRequest) -> Result<HeaderMap, Refusal> {
     has_path.then_some(headers).ok_or(invalid("`header_map` holds no `:path`"))
 }
 
-/// The headers of the map. SECURITY: a comma may stand between two lines, so it separates two values, but not in cookies, of which
-/// Envoy joins the lines as HTTP/1.1 does.
+/// The headers of the map. SECURITY: a comma may stand between two lines, so it separates two values, but not in
+/// cookies, of which Envoy joins the lines as HTTP/1.1 does.
 fn joined_headers(http: &HttpRequest) -> Result<HeaderMap, Refusal> {
     if http.path.contains('!') {
         return Err(invalid(

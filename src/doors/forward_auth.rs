@@ -1,4 +1,5 @@
-//! The doors of proxies over HTTP: nginx, Traefik, Caddy, HAProxy, Envoy's `ext_authz` by HTTP, and proxies that asked oauth2-proxy.
+//! The doors of proxies over HTTP: nginx, Traefik, Caddy, HAProxy, Envoy's `ext_authz` by HTTP, and proxies that asked
+//! oauth2-proxy.
 //!
 //! A proxy states the request that it holds back and forwards it if the answer is 200. The doors differ in the form of the
 //! question and in the statuses of the answer; the decision is the gate's (`gate::asked`). A permitted request is answered with

@@ -1,9 +1,9 @@
 //! Builds the caller of a credential: everything that depends on the credential and the revision alone. Cached per portal.
 //!
-//! The cache key is the hash of the whole token, the version of the session, or the hash of the certificate's chain and issuer. A cached caller is used only after time, key,
-//! issuer and revocations were checked again, and only under the revision that made it. The first request under another
-//! revision makes the caller anew of the cached proof, so an edit costs no caller a signature check. The cache holds no fact of
-//! a request.
+//! The cache key is the hash of the whole token, the version of the session, or the hash of the certificate's chain and
+//! issuer. A cached caller is used only after time, key, issuer and revocations were checked again, and only under the
+//! revision that made it. The first request under another revision makes the caller anew of the cached proof, so an
+//! edit costs no caller a signature check. The cache holds no fact of a request.
 //!
 //! What races: while a revision is replaced, requests under the old and the new one may each put their caller into the cache.
 //! The later one stays, and a request under the other revision makes its own again.

@@ -204,7 +204,8 @@ impl DecidedRequest {
 }
 
 impl DecisionBasis {
-    /// True if neither a revocation nor a swap came since the decision, and no other trust in client certificates. A portal that lost its revision is a swap, too.
+    /// True if neither a revocation nor a swap came since the decision, and no other trust in client certificates. A
+    /// portal that lost its revision is a swap, too.
     fn is_current(&self, gate: &Gate) -> bool {
         let same = |active: &Arc<ActiveRevision>| active.revision.id == self.revision;
         let is_trusted = self.certificate.as_ref().is_none_or(|certificate| certificate.is_current());

@@ -1,8 +1,8 @@
 //! The caller of a token that comes with a DPoP proof (RFC 9449).
 //!
-//! The order is fixed: the proof by itself, then the token with the proof's key, then whether the proof may still count. A URL in a
-//! proof must be one of the portal's own: the origin that its configuration says, or the requested host where the configuration
-//! names it. A `Host` that only the client chose proves nothing.
+//! The order is fixed: the proof by itself, then the token with the proof's key, then whether the proof may still
+//! count. A URL in a proof must be one of the portal's own: the origin that its configuration says, or the requested
+//! host where the configuration names it. A `Host` that only the client chose proves nothing.
 
 use std::sync::Arc;
 

@@ -80,8 +80,9 @@ struct PublicText<'a> {
 }
 
 impl Style {
-    /// Chooses the form by the request's headers. A page is for a navigation only: a GET that accepts HTML and is not a `fetch`, or
-    /// the POST of a form, of which `sec-fetch-mode` must say so, and which no browser sends with a token. A CONNECT never gets gRPC's 200, because a proxy on the way would treat it as a tunnel.
+    /// Chooses the form by the request's headers. A page is for a navigation only: a GET that accepts HTML and is not a
+    /// `fetch`, or the POST of a form, of which `sec-fetch-mode` must say so, and which no browser sends with a token.
+    /// A CONNECT never gets gRPC's 200, because a proxy on the way would treat it as a tunnel.
     pub fn for_request(method: &Method, headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let is_grpc = |kind: &str| kind == "application/grpc" || kind.starts_with("application/grpc+");

@@ -3,12 +3,12 @@
 //! `forward` consumes the permit, so one decision forwards at most one request. It writes the identity headers from the permit
 //! only and never from the client's request. The request goes out by HTTP/1.1 or HTTP/2, as the leased connection requires.
 //!
-//! A pooled connection can die while the request is on its way to it: apps close connections that were idle. `send_with_retry`
-//! sends such a request once more, on a fresh connection, in two cases. Either hyper gives the whole request back, which means
-//! that no byte of it was written. Or the app may have seen it, but it is idempotent (RFC 9110, 9.2.2) and without a body, and
-//! no byte of an answer came. Every other failure is final. While the answer is awaited, three futures race in a fixed order: interim responses,
-//! the answer, the deadline. If the client goes away, the drop of the `forward` future closes the app's connection, or
-//! resets the HTTP/2 stream.
+//! A pooled connection can die while the request is on its way to it: apps close connections that were idle.
+//! `send_with_retry` sends such a request once more, on a fresh connection, in two cases. Either hyper gives the whole
+//! request back, which means that no byte of it was written. Or the app may have seen it, but it is idempotent (RFC
+//! 9110, 9.2.2) and without a body, and no byte of an answer came. Every other failure is final. While the answer is
+//! awaited, three futures race in a fixed order: interim responses, the answer, the deadline. If the client goes away,
+//! the drop of the `forward` future closes the app's connection, or resets the HTTP/2 stream.
 
 mod app_probe;
 mod apps;

@@ -38,8 +38,8 @@ const LOGIN_CLAIMS: [&str; 4] = ["auth_time", "acr", "amr", "sid"];
 const EMAIL: &str = "email";
 
 impl RelyingParty {
-    /// The claims of a login: those of the ID token, and of the source that the provider's `claims_from` names. Userinfo adds what
-    /// a mapping lacks.
+    /// The claims of a login: those of the ID token, and of the source that the provider's `claims_from` names.
+    /// Userinfo adds what a mapping lacks.
     pub(super) async fn login_claims(
         &self,
         provider: &OidcProvider,

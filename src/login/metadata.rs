@@ -1,8 +1,9 @@
 //! A provider's metadata (OpenID Connect Discovery 1.0), fetched at first use and cached.
 //!
-//! The document's issuer must equal the configured one, wherever the document lies, and every endpoint must be https or on the
-//! loopback. Endpoints of the configuration go before those of the document; with enough of them no document is read. If a later fetch
-//! fails, the last good document stays in force at any age; if an endpoint moved, requests to it fail.
+//! The document's issuer must equal the configured one, wherever the document lies, and every endpoint must be https or
+//! on the loopback. Endpoints of the configuration go before those of the document; with enough of them no document is
+//! read. If a later fetch fails, the last good document stays in force at any age; if an endpoint moved, requests to it
+//! fail.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -143,8 +143,8 @@ impl OidcProvider {
         Ok(request.url().0.into())
     }
 
-    /// The configured parameters with those of this login in their place. The prompts of both count: a link can demand more of the
-    /// user, never less.
+    /// The configured parameters with those of this login in their place. The prompts of both count: a link can demand
+    /// more of the user, never less.
     fn parameters(&self, login: &AuthorizationRequest<'_>) -> BTreeMap<String, String> {
         let mut parameters = self.parameters.clone();
         for (name, value) in [
@@ -219,9 +219,10 @@ impl OidcProvider {
         Ok(Some(claims))
     }
 
-    /// The URL that ends the provider's own session (OpenID Connect RP-Initiated Logout 1.0); `None` if the provider has no such
-    /// endpoint. Without the hint the provider may ask the user for confirmation. A hint longer than `LOGOUT_HINT_BYTES_MAX` is left
-    /// out: providers refuse long URLs, and then the user would be logged out only here.
+    /// The URL that ends the provider's own session (OpenID Connect RP-Initiated Logout 1.0); `None` if the provider
+    /// has no such endpoint. Without the hint the provider may ask the user for confirmation. A hint longer than
+    /// `LOGOUT_HINT_BYTES_MAX` is left out: providers refuse long URLs, and then the user would be logged out only
+    /// here.
     pub async fn logout_location(&self, hint: Option<&Redacted<String>>, return_to: &str) -> Option<String> {
         let mut url: Url = self.metadata().await.ok()?.end_session?;
         url.query_pairs_mut()

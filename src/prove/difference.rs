@@ -1,9 +1,9 @@
 //! Searches a request that one system allows and another denies, in one request environment.
 //!
-//! Two sets of ten thousand policies are too much for a solver, and most of them are the same on both sides. So the search asks about
-//! few policies at a time, and adds others only when an example shows that they matter (docs/decisions/0060). Let *inner* be the
-//! system that must not allow more, *outer* the other one. A request that inner allows and outer denies satisfies no forbid of
-//! inner, so no forbid that both have; therefore
+//! Two sets of ten thousand policies are too much for a solver, and most of them are the same on both sides. So the
+//! search asks about few policies at a time, and adds others only when an example shows that they matter
+//! (docs/decisions/0060). Let *inner* be the system that must not allow more, *outer* the other one. A request that
+//! inner allows and outer denies satisfies no forbid of inner, so no forbid that both have; therefore
 //!
 //! 1. either no permit of outer is satisfied. Then the satisfied permit of inner is one that outer lacks: a question for each of
 //!    these;

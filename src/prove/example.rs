@@ -1,8 +1,8 @@
 //! A request with its entities that shows a difference: as the solver found it, and as the gate can meet it.
 //!
-//! The solver invents ids and ancestors. A path gets an id that has the ancestors of the example, and the ancestors that its id has;
-//! an empty id becomes a name, because no credential names an empty subject. The result is decided again: it is an example only if the
-//! whole policy sets say so.
+//! The solver invents ids and ancestors. A path gets an id that has the ancestors of the example, and the ancestors
+//! that its id has; an empty id becomes a name, because no credential names an empty subject. The result is decided
+//! again: it is an example only if the whole policy sets say so.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

@@ -1,9 +1,10 @@
-//! The facts that every request of the gate has: a path is below the paths that its id names and below its portal, and the context
-//! names the portal.
+//! The facts that every request of the gate has: a path is below the paths that its id names and below its portal, and
+//! the context names the portal.
 //!
-//! The solver takes an entity for any text with any ancestors, so without these facts its examples would be paths below `/a/b` and not
-//! below `/a`. They hold at every door, because the gate derives the ancestors of a path from its id (`Rules::resource`) and fills the
-//! portal itself. Each is true of every request, so a proof that uses them stays a proof.
+//! The solver takes an entity for any text with any ancestors, so without these facts its examples would be paths below
+//! `/a/b` and not below `/a`. They hold at every door, because the gate derives the ancestors of a path from its id
+//! (`Rules::resource`) and fills the portal itself. Each is true of every request, so a proof that uses them stays a
+//! proof.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! The solver: a cvc5 process that reads SMT-LIB on stdin and answers on stdout.
 //!
-//! SECURITY: its answers are bounded in size and its time is bounded by the caller; an answer that is not understood is an error, and an
-//! error never counts as a proof. The process ends when the value is dropped.
+//! SECURITY: its answers are bounded in size and its time is bounded by the caller; an answer that is not understood is
+//! an error, and an error never counts as a proof. The process ends when the value is dropped.
 
 use std::ffi::OsString;
 use std::io;

@@ -195,7 +195,8 @@ fn forbid_that_goes_matters_only_where_a_permit_holds() {
 
 #[test]
 fn resource_without_an_entry_is_looked_at() {
-    // with an entry both are the same: isolation forbids other tenants. Without an entry, `has` is false, and only the permit asks.
+    // with an entry both are the same: isolation forbids other tenants. Without an entry, `has` is false, and only the
+    // permit asks.
     let found = edit("when { resource has tenant && principal in resource.tenant };", ";");
     assert!(
         found.len() == 1 && found[0].contains("viewOrder") && found[0].contains("Undescribed"),

@@ -1,4 +1,5 @@
-//! Takes emergency forbids into force apart from everything else, so that no portal's files delay another portal's emergency forbid.
+//! Takes emergency forbids into force apart from everything else, so that no portal's files delay another portal's
+//! emergency forbid.
 //!
 //! The thread `reload` loads one portal after the other, and one portal's owner decides how long that takes: by many policies,
 //! by slow decision tests, by a new edit every moment. This thread reads the folders `_deny/` alone. It joins each file that

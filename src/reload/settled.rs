@@ -1,7 +1,8 @@
 //! The part of a portal's files that is equal in two readings. The other part is still being written.
 //!
-//! A candidate counts as a whole: files that belong together are written one after the other. Emergency forbids count file by
-//! file, so that a file that keeps changing, beside an emergency forbid or anywhere else in the portal, does not delay the emergency forbid.
+//! A candidate counts as a whole: files that belong together are written one after the other. Emergency forbids count
+//! file by file, so that a file that keeps changing, beside an emergency forbid or anywhere else in the portal, does
+//! not delay the emergency forbid.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,9 @@
 //! The cookies that the gate sets, and their reading.
 //!
-//! The session cookie carries the opaque id; the login cookie binds a running login to the browser that began it. Two notes of the
-//! browser to itself prove nothing: the count of logins that did not help, and the mark that a logout ends at `/`. Reading never guesses: two cookies of the same name, or a value that is not exactly in
-//! the form that the gate writes, count as no cookie.
+//! The session cookie carries the opaque id; the login cookie binds a running login to the browser that began it. Two
+//! notes of the browser to itself prove nothing: the count of logins that did not help, and the mark that a logout ends
+//! at `/`. Reading never guesses: two cookies of the same name, or a value that is not exactly in the form that the
+//! gate writes, count as no cookie.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -25,8 +25,9 @@ pub struct Listing {
 const OWN_WAIT: Duration = Duration::from_secs(2);
 
 impl Sessions {
-    /// Lists the sessions of one user. The store has no index of users, so a listing costs in proportion to all sessions: it looks
-    /// at `limits.own_sessions` values. One listing at a time in this process: users can ask for it at will.
+    /// Lists the sessions of one user. The store has no index of users, so a listing costs in proportion to all
+    /// sessions: it looks at `limits.own_sessions` values. One listing at a time in this process: users can ask for it
+    /// at will.
     pub async fn list_of(&self, issuer: &str, subject: &str) -> Result<Listing, StoreError> {
         let turn = tokio::time::timeout(OWN_WAIT, self.own_listings.acquire()).await;
         let _turn = turn.map_err(|_elapsed| StoreError::Timeout)?;

@@ -1,10 +1,10 @@
 //! Giving a session a new id after its privileges changed.
 //!
-//! Two things race: the response that carries the new cookie may be lost, and requests with the old id may be on their way. So
-//! the order is: the session is stored under the new id, unconfirmed; then the old value gets a link to the new id, sealed so
-//! that only the old cookie opens it, and its grant is removed, because one id must own the grant. Until a request
-//! uses the new id, the old id works (at most until its idle timeout) and every response to it may carry the new cookie again. The first use of the new id
-//! confirms it: the old id then ends after `ROTATED_GRACE`.
+//! Two things race: the response that carries the new cookie may be lost, and requests with the old id may be on their
+//! way. So the order is: the session is stored under the new id, unconfirmed; then the old value gets a link to the new
+//! id, sealed so that only the old cookie opens it, and its grant is removed, because one id must own the grant. Until
+//! a request uses the new id, the old id works (at most until its idle timeout) and every response to it may carry the
+//! new cookie again. The first use of the new id confirms it: the old id then ends after `ROTATED_GRACE`.
 //!
 //! If the write of the link gets no answer, it may have happened or not: the rotation reads the value until it knows, and never
 //! removes the new value meanwhile. If the rotation fails for certain, the new value is removed and the old id goes on. If a

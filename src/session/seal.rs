@@ -5,8 +5,8 @@
 //! server's keys *and* the cookie's id, so neither a dump of the store nor the keys alone open it. Both are bound to deployment
 //! and handle, and the body to exactly the header of the same value: a value that was moved, mixed or changed does not open.
 //!
-//! The first key of the ring seals, every key of the ring opens. Every use derives a key of its own by HKDF, so a value sealed for
-//! one purpose opens for no other.
+//! The first key of the ring seals, every key of the ring opens. Every use derives a key of its own by HKDF, so a value
+//! sealed for one purpose opens for no other.
 //!
 //! The labels and the layout are the stored format of running deployments and never change.
 

@@ -1,8 +1,10 @@
-//! Pages that people and tools read instead of code, held against the program: alerts, dashboards, runbooks, checklists, the book.
+//! Pages that people and tools read instead of code, held against the program: alerts, dashboards, runbooks,
+//! checklists, the book.
 //!
-//! `alerts`: rules and their unit tests. `dashboards`: their JSON and every query. `runbooks`: one for each alert, in one form.
-//! `consoles` runs what pages show of a terminal; `procedures` runs the shell of runbooks word for word; `hardening` has a case for each rule of the checklist.
-//! `promql` has Prometheus parse every query that a page shows. The commands in pages are parsed by `src/cli/pages_tests.rs`.
+//! `alerts`: rules and their unit tests. `dashboards`: their JSON and every query. `runbooks`: one for each alert, in
+//! one form. `consoles` runs what pages show of a terminal; `procedures` runs the shell of runbooks word for word;
+//! `hardening` has a case for each rule of the checklist. `promql` has Prometheus parse every query that a page shows.
+//! The commands in pages are parsed by `src/cli/pages_tests.rs`.
 
 #![expect(
     clippy::unwrap_used,

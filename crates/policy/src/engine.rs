@@ -420,7 +420,8 @@ impl Engine {
 
     /// An entity of the store; a path has the ancestors that its id names, stored or not.
     ///
-    /// SECURITY: `/open/../secret`, in a claim or in what the app sends, is below `/open` by its text alone. No condition sees it.
+    /// SECURITY: `/open/../secret`, in a claim or in what the app sends, is below `/open` by its text alone. No
+    /// condition sees it.
     fn known(&self, uid: &EntityUid) -> Result<Option<ResolvedEntity>, EntitySetError> {
         let stored = self.store.get(uid);
         if !self.names.is_path(uid) {

@@ -73,8 +73,8 @@ impl Rules {
         Some(supplied)
     }
 
-    /// The model of an entity that the app may define: its type is declared and not an enumeration, not reserved for the gate, and
-    /// the store does not hold it.
+    /// The model of an entity that the app may define: its type is declared and not an enumeration, not reserved for
+    /// the gate, and the store does not hold it.
     fn definable(&self, uid: &EntityUid) -> Option<&EntityModel> {
         let model = self.schema.entity(uid.type_name()).filter(|model| !model.is_enum())?;
         let is_free = !self.is_reserved(uid) && self.engine.store.get(uid).is_none();

@@ -6,9 +6,9 @@
 //! request or named query ─────────────────▶ decision::Query ─────┴─▶ decision::decide ─▶ Decision ─▶ Permit
 //! ```
 //!
-//! The gate, the commands and the benches build on this crate. It has no runtime, socket, file, clock or random number: its
-//! callers pass in files, time and identity. `tests/tidy` holds that over its dependencies and its text. Only this crate can make a
-//! `Permit`, so nothing is forwarded without a decision of it.
+//! The gate, the commands and the benches build on this crate. It has no runtime, socket, file, clock or random number:
+//! its callers pass in files, time and identity. `tests/tidy` holds that over its dependencies and its text. Only this
+//! crate can make a `Permit`, so nothing is forwarded without a decision of it.
 //!
 //! Modules are declared in reading order.
 

@@ -1,8 +1,8 @@
 //! Lint: mistakes that load and validate, and decide something else than their author meant.
 //!
-//! Reads one portal's revision and says what looks wrong; changes nothing and decides nothing. A rule reports only what the files
-//! themselves prove, so that a tree without mistakes has no finding. A comment `lint: allow(<rule>) <reason>` in front of the place
-//! silences one rule there (`suppression`).
+//! Reads one portal's revision and says what looks wrong; changes nothing and decides nothing. A rule reports only what
+//! the files themselves prove, so that a tree without mistakes has no finding. A comment `lint: allow(<rule>) <reason>`
+//! in front of the place silences one rule there (`suppression`).
 
 mod actions;
 mod cases;

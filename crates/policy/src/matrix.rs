@@ -1,9 +1,9 @@
 //! The permissions of a portal as a matrix: roles × actions × resource types → allow, deny, or under which conditions.
 //!
-//! Cedar's type-aware partial evaluation computes each cell: principal, resource and context are unknown, and of the principal
-//! only its roles are known (`partial/rewrite`). What remains of a policy is the condition of the cell. A cell that cannot be computed
-//! says *unknown*. The matrix is about policies as the app's questions see them; tenants, routes and public paths are not part
-//! of it. Decides nothing, and is never used on the path of a request.
+//! Cedar's type-aware partial evaluation computes each cell: principal, resource and context are unknown, and of the
+//! principal only its roles are known (`partial/rewrite`). What remains of a policy is the condition of the cell. A
+//! cell that cannot be computed says *unknown*. The matrix is about policies as the app's questions see them; tenants,
+//! routes and public paths are not part of it. Decides nothing, and is never used on the path of a request.
 
 mod columns;
 #[cfg(test)]

@@ -245,8 +245,8 @@ enum DefaultLogin {
     Unstated,
 }
 
-/// An operation's own list replaces the file's; a list that is empty, or has an empty choice, asks for nothing. A file without any
-/// list says nothing about logins.
+/// An operation's own list replaces the file's; a list that is empty, or has an empty choice, asks for nothing. A file
+/// without any list says nothing about logins.
 fn is_open(own: Option<&[BTreeMap<String, IgnoredAny>]>, by_default: DefaultLogin) -> bool {
     match own {
         Some([]) => by_default == DefaultLogin::Asked,

@@ -1,8 +1,9 @@
 //! Cedar's type-aware partial evaluation: policies, and a query of which parts are unknown → the outcome of each policy.
 //!
-//! `matrix` asks it about callers of whom only the roles are known, `permissions` about one caller, `search` about one side. `rewrite` fills in what is
-//! known before and Cedar's interface does not take. If Cedar refuses policies together, each is evaluated alone, so that one
-//! of them does not make the others unknown. Decides nothing, and is never used on the path of a request.
+//! `matrix` asks it about callers of whom only the roles are known, `permissions` about one caller, `search` about one
+//! side. `rewrite` fills in what is known before and Cedar's interface does not take. If Cedar refuses policies
+//! together, each is evaluated alone, so that one of them does not make the others unknown. Decides nothing, and is
+//! never used on the path of a request.
 
 pub(crate) mod rewrite;
 

@@ -220,7 +220,8 @@ impl SchemaModel {
             .find(|t| self.entities.contains_key(t))
     }
 
-    /// An action as a user writes it: `viewOrder`, `Action::"viewOrder"` or `NS::Action::"viewOrder"`; `None` if it is not declared.
+    /// An action as a user writes it: `viewOrder`, `Action::"viewOrder"` or `NS::Action::"viewOrder"`; `None` if it is
+    /// not declared.
     pub fn resolve_action(&self, name: &str) -> Option<EntityUid> {
         let known = self.names.actions.get(name).cloned();
         // every declared id is known by itself; only a quoted id can be spelt otherwise
@@ -546,8 +547,8 @@ impl TypeNames {
         self.path.as_ref() == Some(uid.type_name())
     }
 
-    /// True for an entity of the type of paths that is no path as the gate spells it. SECURITY: `/open/../secret` is below `/open`
-    /// by its text and at `/secret` for the app.
+    /// True for an entity of the type of paths that is no path as the gate spells it. SECURITY: `/open/../secret` is
+    /// below `/open` by its text and at `/secret` for the app.
     pub fn is_no_path(&self, uid: &EntityUid) -> bool {
         self.is_path(uid) && !is_spelled_canonically(uid.id().unescaped())
     }

@@ -1,7 +1,7 @@
 //! The comparison as a comment on a pull request.
 //!
-//! SECURITY: names come from files that the author of the pull request wrote. In tables and headings they are escaped, so that they
-//! cannot pretend to be another result; text of policies stands in code blocks that it cannot close.
+//! SECURITY: names come from files that the author of the pull request wrote. In tables and headings they are escaped,
+//! so that they cannot pretend to be another result; text of policies stands in code blocks that it cannot close.
 
 use super::changes::{ChangeKind, Line};
 use super::flips::{Direction, Flip};

@@ -1,7 +1,7 @@
 //! `cedargate schema show --editor`: puts files where Cedar's extension for editors looks for them.
 //!
-//! The extension takes the one schema in a policy's own folder, and knows entities by the name of their file. The files are hidden,
-//! so that no gate reads them, and `policies/.gitignore` of the scaffold leaves them out of a repository.
+//! The extension takes the one schema in a policy's own folder, and knows entities by the name of their file. The files
+//! are hidden, so that no gate reads them, and `policies/.gitignore` of the scaffold leaves them out of a repository.
 
 use std::path::Path;
 

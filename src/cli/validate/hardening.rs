@@ -1,8 +1,8 @@
 //! `cedargate validate --hardening`: settings and policies that are valid and weaker than they need be.
 //!
-//! `rules` names every rule once; `settings` reads the configuration, `files` the rights of the files that it names, `portals` the
-//! loaded revisions. A finding never keeps a gate from starting. `--accept RULE` leaves one out, for a reason that the operator
-//! knows.
+//! `rules` names every rule once; `settings` reads the configuration, `files` the rights of the files that it names,
+//! `portals` the loaded revisions. A finding never keeps a gate from starting. `--accept RULE` leaves one out, for a
+//! reason that the operator knows.
 
 mod files;
 mod portals;

@@ -19,8 +19,8 @@ pub struct IdentityPages {
     pub title: Option<String>,
     /// PNG or SVG file for the head of the login pages, 64KiB at most.
     pub logo: Option<PathBuf>,
-    /// Answer the endpoints of oauth2-proxy below the prefix, too: `auth`, `userinfo`, `start`, `sign_in`, `sign_out`, `callback`. The
-    /// value says in which headers the proxy in front states its question. Absent: off.
+    /// Answer the endpoints of oauth2-proxy below the prefix, too: `auth`, `userinfo`, `start`, `sign_in`, `sign_out`,
+    /// `callback`. The value says in which headers the proxy in front states its question. Absent: off.
     pub oauth2_proxy: Option<StatedIn>,
 }
 

@@ -59,8 +59,8 @@ pub struct RawIssuer {
     /// The places of its tokens besides `Authorization: Bearer`, which goes first.
     #[serde(default)]
     pub token_from: Vec<RawTokenSource>,
-    /// Count a mapped claim that the issuer left out of the token (group overage) as absent. A forbid that reads it, or one of its
-    /// roles, then does not apply.
+    /// Count a mapped claim that the issuer left out of the token (group overage) as absent. A forbid that reads it, or
+    /// one of its roles, then does not apply.
     #[serde(default)]
     pub danger_ignore_overage: bool,
     /// Allow fetching keys without TLS from another host. An attacker who can answer there can sign in as any user.

@@ -15,7 +15,8 @@ use crate::config::values::SecretText;
 pub struct RawListen {
     /// The listener for clients.
     pub proxy: RawProxyListen,
-    /// The listener for the app and for proxies: `/authorize`, AuthZEN, `/auth-request`, `/forward-auth`, `/ext-authz/`. Null: off.
+    /// The listener for the app and for proxies: `/authorize`, AuthZEN, `/auth-request`, `/forward-auth`,
+    /// `/ext-authz/`. Null: off.
     pub decision: Option<RawDecisionListen>,
     /// The listener for Envoy's `ext_authz` over gRPC. Absent: off.
     pub ext_authz: Option<RawExtAuthzListen>,

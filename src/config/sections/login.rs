@@ -84,8 +84,8 @@ pub struct RawEndpoints {
     pub end_session: Option<String>,
 }
 
-/// The claims of a login that are mapped. The claims that identify user and login (`sub`, `acr`, `auth_time`, `sid` …) always come
-/// from the ID token.
+/// The claims of a login that are mapped. The claims that identify user and login (`sub`, `acr`, `auth_time`, `sid` …)
+/// always come from the ID token.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClaimsFrom {

@@ -66,7 +66,8 @@ impl Ask {
         }
     }
 
-    /// Reads the queries of a batch. An item that cannot be read is an error of its own; `Err` if the batch itself cannot be read.
+    /// Reads the queries of a batch. An item that cannot be read is an error of its own; `Err` if the batch itself
+    /// cannot be read.
     pub fn batch_from_body(body: &[u8], max: usize) -> Result<Vec<Result<Self, Refusal>>, Refusal> {
         match quick::batch(body, max) {
             Some(asks) => Ok(asks.into_iter().map(Ok).collect()),

@@ -1,8 +1,9 @@
 //! One question of AuthZEN: subject, action, resource and context, and what they are in Cedar.
 //!
-//! Properties and context are free in AuthZEN and typed in Cedar. A member that the schema declares is passed on, in Cedar's JSON; a
-//! member that it does not declare is left out, because no policy can read it. A declared member of another type leaves the question
-//! undecided. Cedar's actions have no attributes, so an action's properties are the field `action` of the context.
+//! Properties and context are free in AuthZEN and typed in Cedar. A member that the schema declares is passed on, in
+//! Cedar's JSON; a member that it does not declare is left out, because no policy can read it. A declared member of
+//! another type leaves the question undecided. Cedar's actions have no attributes, so an action's properties are the
+//! field `action` of the context.
 
 use cedargate_policy::decision::named::NamedEntity;
 use cedargate_policy::denial::{Denial, Refusal};

@@ -1,8 +1,9 @@
 //! `GET auth/login?portal=&rd=`: redirects the browser to its provider, or shows the form of a local account. Where a portal has
 //! several providers and the link names none, a page lets the user choose.
 //!
-//! Any site can link to this endpoint. So every parameter is checked before anything is done; `acr_values`, `max_age` and `prompt`
-//! can only demand a stronger login, never a weaker one, and `login_hint` only fills in a field of the provider's page.
+//! Any site can link to this endpoint. So every parameter is checked before anything is done; `acr_values`, `max_age`
+//! and `prompt` can only demand a stronger login, never a weaker one, and `login_hint` only fills in a field of the
+//! provider's page.
 
 use std::borrow::Cow;
 
@@ -171,8 +172,8 @@ impl LinkParameters {
         })
     }
 
-    /// The same link at the portal's origin, if the browser asked for another host: cookies of one host never reach the callback at
-    /// another. A browser is moved once, because a proxy in front may replace every host by one of its own.
+    /// The same link at the portal's origin, if the browser asked for another host: cookies of one host never reach the
+    /// callback at another. A browser is moved once, because a proxy in front may replace every host by one of its own.
     fn at_the_portals_origin(
         &self,
         door: &LoginDoor,

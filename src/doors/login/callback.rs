@@ -1,4 +1,5 @@
-//! `GET auth/callback`: the provider redirects the browser back. `POST auth/callback`: it sends a form (`response_mode=form_post`).
+//! `GET auth/callback`: the provider redirects the browser back. `POST auth/callback`: it sends a form
+//! (`response_mode=form_post`).
 //!
 //! The form is redirected to the GET: a browser sends no `SameSite=Lax` cookie with a POST of another site, and the login cookie
 //! must come along. With `SameSite=None` every site could send it.

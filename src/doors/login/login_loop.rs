@@ -1,9 +1,10 @@
 //! Stops login loops: logins of one browser that succeed again and again because each next request asks for another one.
 //!
-//! The browser itself counts, in a cookie that lives for a minute: each login adds one, and the first page that the new session may
-//! see (`gate/browser`), or a logout, removes the cookie. So logins that helped never count. A circle has four redirects, and
-//! browsers give up after twenty; the default of `limits.login_loop` ends it before. The count protects the user from a
-//! browser that goes round in circles; it protects nothing of the gate, so the browser may hold it.
+//! The browser itself counts, in a cookie that lives for a minute: each login adds one, and the first page that the new
+//! session may see (`gate/browser`), or a logout, removes the cookie. So logins that helped never count. A circle has
+//! four redirects, and browsers give up after twenty; the default of `limits.login_loop` ends it before. The count
+//! protects the user from a browser that goes round in circles; it protects nothing of the gate, so the browser may
+//! hold it.
 
 use http::HeaderValue;
 

@@ -1,4 +1,5 @@
-//! `start`, `sign_in`, `sign_out` and `userinfo` of oauth2-proxy, for pages and proxies that link to them (`identity.oauth2_proxy`).
+//! `start`, `sign_in`, `sign_out` and `userinfo` of oauth2-proxy, for pages and proxies that link to them
+//! (`identity.oauth2_proxy`).
 //!
 //! Each is a translation: `start` and `sign_in` lead to `auth/login` of the portal of `rd`, `sign_out` is `auth/logout`, and
 //! `userinfo` is `auth/session` under other names. `auth` is a door of proxies (`doors::forward_auth`).

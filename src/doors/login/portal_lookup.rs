@@ -43,8 +43,9 @@ pub(super) enum LoginChoice<'a> {
     Several(Vec<&'a config::Provider>),
 }
 
-/// The login provider of a portal: the `requested` one, else those of `portal.yaml`, else the configuration's default, else every
-/// one whose issuer the portal trusts. Never a provider whose issuer the portal does not trust; where `portal.yaml` offers several, none besides these.
+/// The login provider of a portal: the `requested` one, else those of `portal.yaml`, else the configuration's default,
+/// else every one whose issuer the portal trusts. Never a provider whose issuer the portal does not trust; where
+/// `portal.yaml` offers several, none besides these.
 pub(super) fn provider<'a>(door: &'a LoginDoor, portal: &Portal, requested: Option<&str>) -> Result<LoginChoice<'a>, Refusal> {
     let invalid = |detail: &'static str| Refusal::new(Denial::RequestInvalid, detail);
     let file = file(portal).ok_or(Refusal::from(Denial::NoPolicyLoaded))?;

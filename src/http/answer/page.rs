@@ -1,7 +1,7 @@
 //! The page of a refusal, for a person in a browser: what happened, what to do, and the ways on.
 //!
-//! The texts are fixed and follow from status and code. A page names the user and links to login, logout and chooser as far as the
-//! gate knows them (`WaysOn`), so that no page is a dead end.
+//! The texts are fixed and follow from status and code. A page names the user and links to login, logout and chooser as
+//! far as the gate knows them (`WaysOn`), so that no page is a dead end.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};

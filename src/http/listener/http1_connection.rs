@@ -202,8 +202,9 @@ fn settings(listener: &ListenerContext) -> http1::Builder {
                 .max(BUFFER_BYTES_MIN),
         )
         .max_headers(listener.header_count.saturating_add(HEADER_COUNT_MARGIN))
-        // `half_close` of hyper would not notice a reset either; see `guarded_stream`. No `pipeline_flush`: it lifts hyper's limit on the bytes buffered for a client that does not read, and never
-        // writes the last answer of a connection that closes on pipelined bytes
+        // `half_close` of hyper would not notice a reset either; see `guarded_stream`. No `pipeline_flush`: it lifts
+        // hyper's limit on the bytes buffered for a client that does not read, and never writes the last answer of a
+        // connection that closes on pipelined bytes
         .half_close(false);
     builder
 }

@@ -53,7 +53,8 @@ pub struct StatedLine<'a> {
 }
 
 impl StatedRequest {
-    /// Reads `X-Original-Method` and `X-Original-URL` (a full URL), and takes both out: every other `X-Original-*` is the client's.
+    /// Reads `X-Original-Method` and `X-Original-URL` (a full URL), and takes both out: every other `X-Original-*` is
+    /// the client's.
     pub fn from_original(mut headers: HeaderMap) -> Result<Self, Refusal> {
         let method = single_value(&headers, &ORIGINAL_METHOD).ok_or(invalid("no single `X-Original-Method`"))?;
         let url = single_value(&headers, &ORIGINAL_URL).ok_or(invalid("no single `X-Original-URL`"))?;

@@ -93,7 +93,8 @@ static REPLACE_THE_REQUEST: LazyLock<NameSet> = LazyLock::new(|| NameSet::in_any
 static ORIGINAL_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
 
 impl HeaderRules {
-    /// Builds the rules of an upstream's configuration. INVARIANT: `config` has checked every name, so the fallback is never taken.
+    /// Builds the rules of an upstream's configuration. INVARIANT: `config` has checked every name, so the fallback is
+    /// never taken.
     pub fn of(upstream: &Upstream, assertion: &str, headers: &RemovedHeaders) -> Self {
         let authorization = match &upstream.token {
             UpstreamToken::Passthrough => Authorization::Forward,
@@ -481,8 +482,9 @@ fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName)
     headers.insert(assertion, identity.assertion);
 }
 
-/// The headers with which another proxy forwards a permitted request: identity, and the client's cookies and `Authorization` as the
-/// app may see them. Each is always there, empty if there is nothing, so that the proxy replaces the client's own.
+/// The headers with which another proxy forwards a permitted request: identity, and the client's cookies and
+/// `Authorization` as the app may see them. Each is always there, empty if there is nothing, so that the proxy replaces
+/// the client's own.
 pub fn headers_for_proxy(request: &mut HeaderMap, permit: Permit, rules: &HeaderRules) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(GATE_HEADERS);
     headers.insert(&ACCESS_TOKEN, HeaderValue::from_static(""));

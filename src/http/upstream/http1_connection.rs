@@ -62,8 +62,8 @@ impl Http1Connection {
         })
     }
 
-    /// Moves the connection on as far as its socket allows, and wakes this task when there is more to do. An end of the connection
-    /// shows in the answer's future or in the answer's body.
+    /// Moves the connection on as far as its socket allows, and wakes this task when there is more to do. An end of the
+    /// connection shows in the answer's future or in the answer's body.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
         if let Driver::Holder(connection) = &mut self.driver
             && let Poll::Ready(ended) = Pin::new(connection).poll(cx)

@@ -37,9 +37,9 @@ const SETTINGS_INTERVAL: Duration = Duration::from_millis(1);
 pub(super) const CONNECTIONS_MAX: usize = 8;
 /// Bytes that an app may send on one stream before the client has read any of them.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-/// Bytes on all streams together, so that a slow client takes no other stream's share. The streams' windows bound the memory. This
-/// window also bounds how many small frames may wait: h2 counts each as up to 256 bytes against half of it and ends the
-/// connection beyond. The factor leaves room for every stream full of frames of a dozen bytes.
+/// Bytes on all streams together, so that a slow client takes no other stream's share. The streams' windows bound the
+/// memory. This window also bounds how many small frames may wait: h2 counts each as up to 256 bytes against half of it
+/// and ends the connection beyond. The factor leaves room for every stream full of frames of a dozen bytes.
 const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * 100 * 48;
 /// Streams that the gate may reset on one connection (their clients went away) before the pool stops using it. Apps close a
 /// connection with many resets, and with it the requests of other clients.
@@ -132,8 +132,8 @@ impl Http2Connection {
         shared.wait_for_settings(closed_reason).await.map(|()| shared)
     }
 
-    /// Returns when the app's SETTINGS have arrived: the app does speak HTTP/2, and its stream limit is known. The caller's connect
-    /// deadline bounds the wait.
+    /// Returns when the app's SETTINGS have arrived: the app does speak HTTP/2, and its stream limit is known. The
+    /// caller's connect deadline bounds the wait.
     async fn wait_for_settings(&self, closed_reason: FailureReason) -> Result<(), UpstreamError> {
         while self.streams_allowed() == STREAMS_UNKNOWN {
             if self.is_closed() {

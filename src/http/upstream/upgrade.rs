@@ -151,7 +151,8 @@ impl Upgrade {
         Ok(())
     }
 
-    /// Turns the app's 101, without its hop-by-hop headers, into the client's answer, and returns the client's side of the tunnel.
+    /// Turns the app's 101, without its hop-by-hop headers, into the client's answer, and returns the client's side of
+    /// the tunnel.
     pub fn accept(self, answer: &mut ResponseParts) -> OnUpgrade {
         answer.headers.remove(CONTENT_LENGTH);
         match self.request_form {

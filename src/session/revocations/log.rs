@@ -8,8 +8,9 @@
 //! entries of single sessions are dropped; their values were removed from the store when they were revoked. Entries older
 //! than the retention are dropped, because everything that they could end has expired.
 //!
-//! An entry ends the sessions and tokens that began before it. An entry of a handle, or of a provider's session (`sid`), ends
-//! its sessions whenever they began, because neither is used again; so it also ends a session whose login completes later. Documentation and metrics call this log the feed of revocations.
+//! An entry ends the sessions and tokens that began before it. An entry of a handle, or of a provider's session
+//! (`sid`), ends its sessions whenever they began, because neither is used again; so it also ends a session whose login
+//! completes later. Documentation and metrics call this log the feed of revocations.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};

@@ -75,7 +75,8 @@ pub struct RedisStore {
     replicas_late_until: Mutex<Option<Instant>>,
     /// Revocations published here and not yet read back; `true` once Redis acknowledged. Bounded by one poll interval.
     unread: Mutex<HashMap<RevocationKey, bool>>,
-    /// Revocations that Redis did not take, with their times, until Redis takes them. At most as many as the revocation log holds.
+    /// Revocations that Redis did not take, with their times, until Redis takes them. At most as many as the revocation
+    /// log holds.
     pending: Mutex<HashMap<RevocationKey, i64>>,
 }
 

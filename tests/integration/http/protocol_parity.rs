@@ -176,8 +176,8 @@ fn spellings() -> BTreeSet<Vec<u8>> {
     all
 }
 
-/// The most generous reading of a path by an app: everything decoded until nothing changes, parameters dropped, separators of every
-/// system, dots resolved, case and trailing dots of segments kept.
+/// The most generous reading of a path by an app: everything decoded until nothing changes, parameters dropped,
+/// separators of every system, dots resolved, case and trailing dots of segments kept.
 fn most_generous(path: &str) -> String {
     let mut text = path.split('?').next().unwrap().to_owned();
     loop {

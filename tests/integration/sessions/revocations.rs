@@ -48,7 +48,8 @@ fn listed(folder: &Path, arguments: &[&str]) -> Vec<Value> {
     body["sessions"].as_array().unwrap().clone()
 }
 
-/// Two gates on one Redis, the first with a control socket; alice logged in at the first and bob at the second are served by both.
+/// Two gates on one Redis, the first with a control socket; alice logged in at the first and bob at the second are
+/// served by both.
 pub fn two_gates(redis: &Redis, folder: &Path) -> ([Gate; 2], [String; 2]) {
     let gates = [controlled(on_redis(redis, ""), folder).start(), on_redis(redis, "").start()];
     let cookies = [log_in(&gates[0], "alice"), log_in(&gates[1], "bob")];

@@ -158,8 +158,8 @@ impl Chromium {
         });
     }
 
-    /// Finds an element by a JavaScript expression and does something with it as `found`, in one step, once it is there and enabled:
-    /// a page that is drawn anew meanwhile has none for a moment.
+    /// Finds an element by a JavaScript expression and does something with it as `found`, in one step, once it is there
+    /// and enabled: a page that is drawn anew meanwhile has none for a moment.
     pub fn act(&mut self, element: &str, action: &str) {
         let expression = format!(
             "(() => {{ const found = {element}; if (!found || found.disabled) return {element:?} + '\\n' + document.body.innerText; {action}; return 'done'; }})()"

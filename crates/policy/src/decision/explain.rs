@@ -165,8 +165,8 @@ impl Explanation {
 }
 
 impl ExplainedPolicy {
-    /// How much would have to differ. A request is about its action and resource, so another caller counts less, and a missing fact
-    /// of this caller least.
+    /// How much would have to differ. A request is about its action and resource, so another caller counts less, and a
+    /// missing fact of this caller least.
     pub fn distance(&self) -> usize {
         let scope = self.scope.iter().map(|mismatch| mismatch.part.distance());
         let condition = match &self.verdict {

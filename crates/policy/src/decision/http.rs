@@ -296,7 +296,8 @@ fn locate<'a>(revision: &Revision, method: &'a str, path: &PathReading<'_>) -> R
     Ok(Located { target, forbid_queries })
 }
 
-/// A request as a plain path: its method as action, its path as resource. `None` if the schema does not declare paths: then no policy can name one.
+/// A request as a plain path: its method as action, its path as resource. `None` if the schema does not declare paths:
+/// then no policy can name one.
 fn path_query<'a>(rules: &Rules, method: &'a str, id: &str) -> Option<ForbidQuery<'a>> {
     let ty = rules.names.path.clone()?;
     Some(ForbidQuery {

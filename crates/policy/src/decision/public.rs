@@ -1,10 +1,10 @@
 //! Public paths: they need no identity and no permit, but every forbid holds.
 //!
-//! A request on a public path has several readings: its method on its path, its method on the other spelling of the path, the
-//! action and resource of its route, and all of these with the method whose entry it borrows. A forbid that holds for one of them
-//! closes the path for this request. A caller without a credential is a principal without a name, attributes and ancestors, once of
-//! each type that the schema has for principals. An emergency forbid whose scope covers every principal closes the path for every
-//! caller, and its conditions are not asked.
+//! A request on a public path has several readings: its method on its path, its method on the other spelling of the
+//! path, the action and resource of its route, and all of these with the method whose entry it borrows. A forbid that
+//! holds for one of them closes the path for this request. A caller without a credential is a principal without a name,
+//! attributes and ancestors, once of each type that the schema has for principals. An emergency forbid whose scope
+//! covers every principal closes the path for every caller, and its conditions are not asked.
 
 use std::str::FromStr;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Suppressions: `// lint: allow(<rule>) <reason>` in a policy file, `# lint: allow(<rule>) <reason>` in YAML.
 //!
-//! A suppression holds for the line that it ends, or for the policy, entry or case that follows the comment. In `portal.yaml` a
-//! suppression of a finding without a line may stand anywhere. A suppression without a reason, or of a rule that does not exist, is
-//! an error, and silences nothing.
+//! A suppression holds for the line that it ends, or for the policy, entry or case that follows the comment. In
+//! `portal.yaml` a suppression of a finding without a line may stand anywhere. A suppression without a reason, or of a
+//! rule that does not exist, is an error, and silences nothing.
 
 use super::{LintFinding, Linted, RULES, Rule, SUPPRESSION, UNUSED_SUPPRESSION};
 use crate::revision::problem::Problem;
@@ -22,8 +22,8 @@ struct Suppression {
     is_used: bool,
 }
 
-/// Leaves out what is suppressed, and reports suppressions that are wrong or silence nothing. `not_asked`: rules that this call left out;
-/// their suppressions may silence nothing.
+/// Leaves out what is suppressed, and reports suppressions that are wrong or silence nothing. `not_asked`: rules that
+/// this call left out; their suppressions may silence nothing.
 pub(super) fn apply(linted: &Linted<'_>, findings: Vec<LintFinding>, not_asked: &[&Rule]) -> Vec<LintFinding> {
     let mut suppressions: Vec<Suppression> = Vec::new();
     for (name, file) in &linted.revision.candidate.files.0 {

@@ -1,7 +1,8 @@
 //! `invariants.yaml`: statements about a portal's policies that no edit may break.
 //!
-//! Each names requests by a scope that is written like a policy, and says what is always true of them. Loading parses the file and
-//! holds every scope against the schema; `cedargate validate --prove` proves the statements. A running gate never looks at them.
+//! Each names requests by a scope that is written like a policy, and says what is always true of them. Loading parses
+//! the file and holds every scope against the schema; `cedargate validate --prove` proves the statements. A running
+//! gate never looks at them.
 
 use std::str::FromStr;
 use std::sync::Arc;

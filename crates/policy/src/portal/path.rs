@@ -28,8 +28,8 @@ pub const PATH_SEGMENTS_MAX: usize = 128;
 /// A request's path with one meaning and one spelling. Built by [`CanonicalPath::parse`] and
 /// [`CanonicalPath::parse_request`] only.
 ///
-/// INVARIANT: if no segment is opaque, it starts with `/`; no empty, `.` or `..` segment; every escape is upper-case, complete, and decodes within its
-/// segment to valid UTF-8 without controls, `/`, `\` or `;`.
+/// INVARIANT: if no segment is opaque, it starts with `/`; no empty, `.` or `..` segment; every escape is upper-case,
+/// complete, and decodes within its segment to valid UTF-8 without controls, `/`, `\` or `;`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct CanonicalPath {
     text: String,

@@ -193,8 +193,8 @@ impl Tree {
         found.map(|unread| unread.problem.clone()).collect()
     }
 
-    /// Problems of one portal: its own files, the shared ones, the roots themselves, and files that look like policies and are not
-    /// read.
+    /// Problems of one portal: its own files, the shared ones, the roots themselves, and files that look like policies
+    /// and are not read.
     pub fn portal_problems(&self, slug: &PortalSlug) -> Vec<Problem> {
         let is_own = |file: &str| {
             ["policies/", "schemas/", "schemas/_shared.cedarschema", "policies/_shared"].contains(&file)

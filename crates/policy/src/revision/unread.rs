@@ -1,9 +1,9 @@
 //! Files of the policy tree that no revision reads.
 //!
-//! A policy under a wrong name looks right in its folder and has no effect. So the gate names every file that lies in the tree and is not
-//! read: as a mistake if it looks like a policy, an emergency forbid, a schema or a portal's own file, which rejects the candidate; else as a
-//! stray file, which is a warning. Documentation is neither. Judges names alone; the reader of the folders leaves out what editors
-//! write.
+//! A policy under a wrong name looks right in its folder and has no effect. So the gate names every file that lies in
+//! the tree and is not read: as a mistake if it looks like a policy, an emergency forbid, a schema or a portal's own
+//! file, which rejects the candidate; else as a stray file, which is a warning. Documentation is neither. Judges names
+//! alone; the reader of the folders leaves out what editors write.
 
 use super::problem::Problem;
 use crate::types::PortalSlug;

@@ -11,7 +11,8 @@ const MEMBERS: [&str; 6] = ["value", "public", "tenants", "roles", "percent", "o
 /// The greatest whole number that a browser's numbers hold exactly: 2^53 - 1.
 const LONG_MAX: i64 = 9_007_199_254_740_991;
 
-/// `true`, a text or a whole number; or an object: `{ value: true, public: true, tenants: [acme], roles: [editor], percent: 10, otherwise: false }`.
+/// `true`, a text or a whole number; or an object: `{ value: true, public: true, tenants: [acme], roles: [editor],
+/// percent: 10, otherwise: false }`.
 pub(super) fn flag(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<Flag> {
     if !matches!(place.node, Node::Map(_)) {
         return Some(Flag {
