@@ -101,7 +101,10 @@ fn load_text(text: &str, name: &str, folder: &Path, env: impl Iterator<Item = (S
         file: Arc::clone(&file),
         line,
     };
-    let mut tree = Node::parse(text, &place).map_err(|error| ConfigErrors::one("", Some(place(error.line)), error.message))?;
+    let mut tree = Node::parse(text, &place).map_err(|error| {
+        let key = error.key.unwrap_or_default();
+        ConfigErrors::one(&key, Some(place(error.line)), error.message)
+    })?;
     if matches!(tree.shape, Shape::Null) {
         tree.shape = Shape::Map(Vec::new());
     }

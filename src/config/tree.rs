@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use cedargate_policy::text::YamlMistake;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
@@ -45,6 +46,8 @@ pub enum Shape {
 #[derive(Debug)]
 pub struct SyntaxError {
     pub line: u64,
+    /// The key in that line.
+    pub key: Option<String>,
     pub message: String,
 }
 
@@ -103,10 +106,14 @@ impl Node {
                 shape: Shape::Null,
                 origin: place(1),
             }),
-            Err(error) => Err(SyntaxError {
-                line: error.location().map_or(1, |location| location.line()),
-                message: error.to_string().lines().next().unwrap_or_default().to_owned(),
-            }),
+            Err(error) => {
+                let YamlMistake { line, key, message } = YamlMistake::of(text, &error);
+                Err(SyntaxError {
+                    line: line.and_then(|line| u64::try_from(line).ok()).unwrap_or(1),
+                    key,
+                    message,
+                })
+            }
         }
     }
 
@@ -117,6 +124,7 @@ impl Node {
                 if key.contains(['.', '[', ']']) {
                     return Err(SyntaxError {
                         line: origin.line().unwrap_or(1),
+                        key: None,
                         message: format!("the key `{key}` must not hold `.`, `[` or `]`"),
                     });
                 }

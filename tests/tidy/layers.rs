@@ -71,6 +71,7 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
             "policy::json",
             "policy::portal",
             "policy::scope",
+            "policy::text",
             "policy::types",
         ],
     ),

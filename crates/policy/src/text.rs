@@ -23,6 +23,39 @@ pub fn decode(bytes: &[u8]) -> Result<&str, TextError> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
+/// The mistake for which a text is no YAML.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct YamlMistake {
+    pub line: Option<usize>,
+    /// The key in that line.
+    pub key: Option<String>,
+    pub message: String,
+}
+
+impl YamlMistake {
+    pub fn of(text: &str, error: &serde_saphyr::Error) -> Self {
+        let line = error.location().and_then(|at| usize::try_from(at.line()).ok());
+        let line = line.filter(|line| *line > 0);
+        let written = line.and_then(|line| text.lines().nth(line - 1)).unwrap_or_default();
+        let message = match written.contains("{{") {
+            true => "`{{` is no YAML: fill in the template, or put the text in quotes".to_owned(),
+            false => yaml_message(error),
+        };
+        Self {
+            line,
+            key: key_in(written),
+            message,
+        }
+    }
+}
+
+/// The first key of a line of YAML.
+fn key_in(line: &str) -> Option<String> {
+    let (key, _) = line.trim_start_matches([' ', '-', '{', '[']).split_once(':')?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    (!key.is_empty() && key.chars().all(is_plain)).then(|| key.to_owned())
+}
+
 /// A YAML library's message without the place, which problems have by themselves, and without its advice to programmers.
 pub fn yaml_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
@@ -42,6 +75,27 @@ pub fn yaml_message(error: &serde_saphyr::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mistake_of_yaml_names_its_line_and_key() {
+        let mistake = |text: &str| {
+            let error = serde_saphyr::from_str::<serde_json::Value>(text).unwrap_err();
+            let found = YamlMistake::of(text, &error);
+            (found.line, found.key, found.message)
+        };
+        let template = "`{{` is no YAML: fill in the template, or put the text in quotes";
+        for (text, line, key) in [
+            ("title: a\nlogin: {{\n", 2, "login"),
+            ("title: a\nroutes:\n  - route: {{ .Values.route }}\n", 3, "route"),
+            ("limits: { batch: {{ n }} }\n", 1, "limits"),
+        ] {
+            assert_eq!(mistake(text), (Some(line), Some(key.to_owned()), template.to_owned()));
+        }
+        let open = mistake("title: a\nlogin: {\n");
+        assert_eq!((open.0, open.1.as_deref()), (Some(2), Some("login")));
+        assert!(open.2.contains("unclosed") && !open.2.contains("line"), "{}", open.2);
+        assert_eq!(mistake("title: a\n] \"x\": y\n").1, None);
+    }
 
     #[test]
     fn a_byte_order_mark_is_no_text_and_utf_16_is_named() {

@@ -126,6 +126,8 @@ struct State {
     violation: Option<Violation>,
     /// True once an HTTP/2 connection has had so many malformed streams that it should end with grace.
     is_worn: bool,
+    /// HTTP/2 streams that were reset because they are malformed, and are not counted yet.
+    malformed_streams: u32,
     /// True while the stream holds bytes back until the last request is answered.
     wake_on_answer: bool,
     /// True while the stream keeps the client's end from hyper, until no request is open.
@@ -193,6 +195,7 @@ impl Activity {
                 refused: false,
                 violation: None,
                 is_worn: false,
+                malformed_streams: 0,
                 wake_on_answer: false,
                 wake_on_end: false,
                 lingering: None,
@@ -354,6 +357,17 @@ impl Activity {
             false => std::task::Poll::Pending,
         })
         .await;
+    }
+
+    /// Notes resets of malformed streams. The task that drives the connection sees them in the same poll.
+    pub fn note_malformed(&self, streams: u32) {
+        let mut state = self.state.lock();
+        state.malformed_streams = state.malformed_streams.saturating_add(streams);
+    }
+
+    /// Takes the malformed streams that were not counted yet.
+    pub fn take_malformed(&self) -> u32 {
+        std::mem::take(&mut self.state.lock().malformed_streams)
     }
 
     /// True if the last write left bytes over.

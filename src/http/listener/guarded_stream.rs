@@ -363,10 +363,16 @@ impl<S: AsyncWrite + Unpin> GuardedStream<S> {
     fn read_sent(&mut self, mut length: usize, bufs: &[io::IoSlice<'_>]) {
         let Guard::Http2(guard) = &mut self.guard else { return };
         let mut mistakes = 0;
+        let mut malformed = 0;
         for buf in bufs {
             let taken = buf.get(..length).unwrap_or(buf);
-            mistakes += guard.sent.scan(taken);
+            let resets = guard.sent.scan(taken);
+            mistakes += resets.mistakes;
+            malformed += resets.malformed;
             length -= taken.len();
+        }
+        if malformed > 0 {
+            self.activity.note_malformed(malformed);
         }
         if mistakes > 0 && guard.received.note_mistakes(mistakes) {
             self.activity.wear_out();

@@ -9,11 +9,13 @@
 //! neither sends nor closes after GOAWAY is dropped after `GOAWAY_TIMEOUT`. A forced shutdown drops the connection at once.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::error::Error as _;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, UPGRADE};
@@ -28,7 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::activity::{Activity, AnswerBody, Overdue, StreamStall, Timeouts};
 use super::guard::http2_frames::{MISTAKES_MAX, Violation};
 use super::guarded_stream::GuardedStream;
-use super::{ClientConnection, ConnectionContext, ListenerContext, Rejected, forced};
+use super::{ClientConnection, ConnectionContext, ListenerContext, PeerAddr, Rejected, forced};
 use crate::base::deadline;
 use crate::base::lifecycle::Shutdown;
 use crate::http::upstream::Body;
@@ -138,9 +140,11 @@ where
         new_stall: Rc::clone(&new_stall),
     };
     let mut connection = pin!(settings(listener, executor).serve_connection(guarded, service));
+    let peer = context.client.peer;
     let end = tokio::select! {
         biased;
         outcome = connection.as_mut() => Some(ConnectionEnd::Closed(outcome)),
+        never = count_malformed(&activity, listener, peer) => match never {},
         () = goaway_is_due(shutdown.clone()) => None,
         () = activity.worn_out() => None,
         overdue = activity.overdue(listener.timeouts) => match overdue {
@@ -152,9 +156,14 @@ where
         Some(end) => end,
         None => {
             connection.as_mut().graceful_shutdown();
-            finish_streams(connection, &activity, listener, shutdown).await
+            tokio::select! {
+                biased;
+                end = finish_streams(connection, &activity, listener, shutdown) => end,
+                never = count_malformed(&activity, listener, peer) => match never {},
+            }
         }
     };
+    (0..activity.take_malformed()).for_each(|_| listener.reject(Rejected::Malformed, peer));
     let rejected = match end {
         ConnectionEnd::Overdue(Overdue::Header) => Some(Rejected::HeaderTimeout),
         ConnectionEnd::Overdue(Overdue::Send) => Some(Rejected::SendTimeout),
@@ -162,8 +171,17 @@ where
         ConnectionEnd::Closed(Err(error)) => rejection(&error, &activity),
     };
     if let Some(reason) = rejected {
-        listener.reject(reason, context.client.peer);
+        listener.reject(reason, peer);
     }
+}
+
+/// Counts and records each malformed stream while its connection goes on: it never became a request.
+async fn count_malformed(activity: &Activity, listener: &ListenerContext, peer: PeerAddr) -> Infallible {
+    std::future::poll_fn(|_cx| {
+        (0..activity.take_malformed()).for_each(|_| listener.reject(Rejected::Malformed, peer));
+        Poll::Pending
+    })
+    .await
 }
 
 /// The way a connection came to its end.

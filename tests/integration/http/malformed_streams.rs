@@ -6,7 +6,7 @@ use crate::http::protocol_parity::start;
 use crate::support::http2_frames::{
     CONTINUATION, END_HEADERS, END_STREAM, Field, GOAWAY, HEADERS, Http2, Outcome, PING, WINDOW_UPDATE, encode, field,
 };
-use crate::support::{Gate, PAGE, open_portal};
+use crate::support::{Gate, PAGE, eventually, open_portal};
 
 const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -160,4 +160,38 @@ fn floods_of_streams_that_the_gate_must_reset_end_the_connection() {
         metrics.contains("cedargate_http_rejected_total{reason=\"http2_flood\"} 2"),
         "{metrics}"
     );
+}
+
+/// Over HTTP/1 the gate escapes these characters; over HTTP/2 the library resets the stream, and no service sees it.
+#[test]
+fn a_stream_that_never_becomes_a_request_is_counted_and_recorded() {
+    let gate = open_portal().start();
+    let mut client = Http2::open(gate.proxy);
+    let targets = ["/portal/p/a<b", "/portal/p/a>b", "/portal/p/a`b", "/portal/p/a?q=<"];
+    for (before, target) in targets.into_iter().enumerate() {
+        let mut fields = start("GET", target.as_bytes());
+        fields.extend(ask("GET", &gate).into_iter().skip(4));
+        let stream = client.ask(&fields, END_STREAM);
+        assert!(matches!(client.outcome(stream), Outcome::Reset(PROTOCOL_ERROR)), "{target}");
+        let counted = format!("cedargate_http_rejected_total{{reason=\"malformed\"}} {}", before + 1);
+        eventually("the stream is counted", || {
+            let metrics = gate.metrics();
+            if metrics.contains(&counted) { Ok(()) } else { Err(metrics) }
+        });
+    }
+    // an ordinary request, and a reset by the client, are none of them
+    let stream = client.ask(&ask("GET", &gate), END_STREAM);
+    assert_eq!(status(&client.outcome(stream)), Some(200));
+    eventually("each has a record without a caller, and the request its own", || {
+        let log = std::fs::read_to_string(gate.path("decisions.jsonl")).unwrap_or_default();
+        let records: Vec<serde_json::Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let rejected = records.iter().filter(|record| record["kind"] == "http_rejected");
+        let reasons: Vec<_> = rejected.map(|record| record["reason"].clone()).collect();
+        let decisions = records.iter().filter(|record| record["kind"] == "decision").count();
+        match (reasons == vec!["malformed"; targets.len()], decisions) {
+            (true, 1) => Ok(()),
+            _ => Err(format!("{records:?}")),
+        }
+    });
+    assert_eq!(gate.app.count(), 1);
 }

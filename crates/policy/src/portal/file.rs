@@ -18,7 +18,7 @@ use super::path::{CanonicalPath, is_canonical_id};
 use super::route::{PublicPaths, RouteSpec, RouteTable};
 use crate::claim_path::{ClaimMapping, ClaimPath};
 use crate::flags::Flag;
-use crate::text::yaml_message;
+use crate::text::YamlMistake;
 
 /// A checked `portal.yaml`; a default is the meaning of an absent key.
 #[derive(Clone, Debug, Default)]
@@ -130,7 +130,7 @@ impl PortalFile {
         // Only `true` and `false` are booleans: an action may well be called `on`.
         let options = serde_saphyr::options! { strict_booleans: true };
         let root: Spanned<Node> =
-            serde_saphyr::from_str_with_options(text, options).map_err(|error| vec![syntax_error(&error)])?;
+            serde_saphyr::from_str_with_options(text, options).map_err(|error| vec![syntax_error(text, &error)])?;
         let root = SourceLocation {
             key: String::new(),
             line: Some(1),
@@ -479,12 +479,12 @@ fn line_of<T>(spanned: &Spanned<T>) -> Option<usize> {
     usize::try_from(spanned.referenced.line()).ok().filter(|line| *line > 0)
 }
 
-fn syntax_error(error: &serde_saphyr::Error) -> PortalFileError {
-    let line = error.location().and_then(|at| usize::try_from(at.line()).ok());
+fn syntax_error(text: &str, error: &serde_saphyr::Error) -> PortalFileError {
+    let YamlMistake { line, key, message } = YamlMistake::of(text, error);
     PortalFileError {
-        line: line.filter(|line| *line > 0),
-        key: "portal.yaml".to_owned(),
-        message: yaml_message(error),
+        line,
+        key: key.unwrap_or_else(|| "portal.yaml".to_owned()),
+        message,
     }
 }
 

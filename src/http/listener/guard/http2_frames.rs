@@ -61,9 +61,10 @@ const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
+const PROTOCOL_ERROR: u32 = 1;
 /// Codes with which h2 resets a stream because of the client: PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED,
 /// FRAME_SIZE_ERROR.
-const MISTAKES: [u32; 4] = [1, 3, 5, 6];
+const MISTAKES: [u32; 4] = [PROTOCOL_ERROR, 3, 5, 6];
 
 /// The reason why the connection must end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -107,6 +108,15 @@ pub struct SentFrames {
     reader: FrameReader,
     /// The code of the RST_STREAM frame that is being sent, as far as it was sent.
     code: Option<u32>,
+}
+
+/// Resets that the gate sent.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SentResets {
+    /// Those that are the client's fault.
+    pub mistakes: u32,
+    /// Those of them whose stream is malformed, so that it never was a request.
+    pub malformed: u32,
 }
 
 /// The header block that the client is sending: one request's head.
@@ -379,9 +389,9 @@ impl SentFrames {
         }
     }
 
-    /// Reads the next bytes that the client gets, and returns how many of the resets in them are the client's fault.
-    pub fn scan(&mut self, mut bytes: &[u8]) -> u32 {
-        let mut mistakes = 0;
+    /// Reads the next bytes that the client gets.
+    pub fn scan(&mut self, mut bytes: &[u8]) -> SentResets {
+        let mut resets = SentResets::default();
         while let Some(piece) = self.reader.next(&mut bytes) {
             match piece {
                 Piece::Header(header) => self.code = (header.kind == RST_STREAM).then_some(0),
@@ -389,14 +399,15 @@ impl SentFrames {
                     if let Some(code) = &mut self.code {
                         *code = payload.iter().fold(*code, |code, byte| code << 8 | u32::from(*byte));
                         if self.reader.is_at_start() && MISTAKES.contains(code) {
-                            mistakes += 1;
+                            resets.mistakes += 1;
+                            resets.malformed += u32::from(*code == PROTOCOL_ERROR);
                         }
                     }
                 }
                 Piece::Preface => {}
             }
         }
-        mistakes
+        resets
     }
 }
 
