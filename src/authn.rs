@@ -11,6 +11,7 @@
 mod assertion;
 mod cache;
 mod dpop;
+mod proofs;
 mod endpoints;
 mod error;
 mod exchange;
@@ -46,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, VerifiedAssertion, is_assertion};
 pub use self::cache::{TokenCache, token_hash};
-pub use self::dpop::{AcceptedProof, DpopProof, NonceKeys, ProofError, ProofLog, ProofTarget};
+pub use self::dpop::ProofTarget;
 pub use self::error::TokenError;
 pub use self::exchange::{ExchangeClient, ExchangeError, SubjectToken};
 pub use self::id_token::{ExpectedAccessToken, ExpectedIdToken, IdToken, LogoutToken, decode_id_token_claims, map_claims};
@@ -56,6 +57,7 @@ use self::jws::{CompactJws, TokenKind};
 use self::keys::IssuerKeys;
 pub use self::keys::{FetchError, check_url, discovery_url};
 pub use self::mint::{inspect, mint};
+pub use self::proofs::Proofs;
 pub use self::signer::SigningKey;
 use crate::base::clock::unix_seconds;
 use crate::base::metrics::Metrics;

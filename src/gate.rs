@@ -45,7 +45,7 @@ pub use self::shadow::{Afterwards, NearQuery, ShadowParts, ShadowQuery, ShadowTh
 
 pub use self::record::{entity_ref, micros, record_decision};
 use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord, NO_PORTAL};
-use crate::authn::{AssertionKeys, Authn, ExchangeClient, ProofLog};
+use crate::authn::{AssertionKeys, Authn, ExchangeClient, Proofs};
 use crate::base::clock::{unix_millis, unix_seconds};
 use crate::base::metrics::Metrics;
 use crate::config::Config;
@@ -71,7 +71,7 @@ pub struct Gate {
     /// Gets tokens for apps.
     pub exchange: ExchangeClient,
     /// The DPoP proofs that counted.
-    pub proofs: ProofLog,
+    pub proofs: Arc<Proofs>,
     pub assertions: Arc<AssertionKeys>,
     pub sessions: Arc<Sessions>,
     pub login: Arc<RelyingParty>,

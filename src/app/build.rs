@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::StartError;
 use crate::accounts::Accounts;
 use crate::audit::{self, Audit, AuditWriter};
-use crate::authn::{AssertionKeys, Authn, ExchangeClient, IntrospectionClient, ProofLog};
+use crate::authn::{AssertionKeys, Authn, ExchangeClient, IntrospectionClient, Proofs};
 use crate::base::descriptors::Shares;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown, ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
@@ -204,6 +204,7 @@ fn build_gate(
     let login = RelyingParty::new(&config, &authn, &sessions, &audit)?;
     let theme = Theme::load(&config.identity)?;
     let reloads = watch::Sender::new(0);
+    let proofs = Proofs::new(&config, &sessions)?;
     let identity = LoginDoor {
         config: Arc::clone(&config),
         sessions: Arc::clone(&sessions),
@@ -213,6 +214,7 @@ fn build_gate(
         authn: Arc::clone(&authn),
         introspection: IntrospectionClient::new(&config, &sessions, &audit, &metrics)?,
         assertions: Arc::clone(&assertions),
+        proofs: Arc::clone(&proofs),
         audit: audit.clone(),
         metrics: metrics.clone(),
         permissions: PermissionSnapshots::start(&metrics).map_err(StartError::Thread)?,
@@ -220,8 +222,6 @@ fn build_gate(
         reloads: reloads.clone(),
         shutdown,
     };
-    let dpop = config.issuers.iter().filter_map(|issuer| issuer.dpop);
-    let proofs = ProofLog::new(dpop, config.limits.dpop_proofs.as_usize())?;
     let exchange = ExchangeClient::new(&config, &audit, &metrics)?;
     Ok(Arc::new(Gate {
         config,

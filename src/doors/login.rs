@@ -27,8 +27,10 @@ mod return_path;
 mod session;
 mod token;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
+use cedargate_policy::claims::Possession;
 use cedargate_policy::denial::{Denial, Refusal};
 use http::header::CACHE_CONTROL;
 use http::request::Parts;
@@ -43,11 +45,11 @@ pub use self::permissions::PermissionStreams;
 pub use self::return_path::{ReturnPath, ReturnRules};
 use crate::accounts::Accounts;
 use crate::audit::Audit;
-use crate::authn::{AssertionKeys, Authn, IntrospectionClient};
+use crate::authn::{AssertionKeys, Authn, IntrospectionClient, Proofs};
 use crate::base::lifecycle::Shutdown;
 use crate::base::metrics::Metrics;
 use crate::config::{Config, StatedIn};
-use crate::http::answer::{self, Style};
+use crate::http::answer::{self, DPOP_NONCE, Style};
 use crate::http::pages::Theme;
 use crate::http::request::{ClientFacts, same_origin};
 use crate::http::upstream::Body;
@@ -66,6 +68,7 @@ pub struct LoginDoor {
     pub authn: Arc<Authn>,
     pub introspection: Arc<IntrospectionClient>,
     pub assertions: Arc<AssertionKeys>,
+    pub proofs: Arc<Proofs>,
     pub audit: Audit,
     pub metrics: Metrics,
     pub permissions: PermissionSnapshots,
@@ -84,6 +87,10 @@ pub struct EndpointRequest<'a> {
     pub portals: &'a PortalRegistry,
     /// The path below the prefix, without slashes at its ends.
     pub endpoint: &'a str,
+    /// The client certificate of the connection.
+    pub possession: Possession,
+    /// The nonce for the client's next DPoP proofs; set where a proof counts, read when the answer is made.
+    pub next_nonce: &'a Cell<Option<HeaderValue>>,
 }
 
 /// Every endpoint under `identity.prefix`.
@@ -154,6 +161,9 @@ impl LoginDoor {
         let mut response = self.dispatch(request, body).await?;
         let headers = response.headers_mut();
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        if let Some(nonce) = request.next_nonce.take() {
+            headers.insert(DPOP_NONCE, nonce);
+        }
         Ok(response)
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Requests for these paths never reach an app; requests for every other path go to a portal.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::{CanonicalPath, is_at_or_below};
@@ -111,6 +113,8 @@ impl Worker {
             decision_id: progress.decision_id,
             portals: &self.gate.portals.load(),
             endpoint,
+            possession: head.possession(),
+            next_nonce: &Cell::new(None),
         };
         self.gate.identity.handle(&request, body).await
     }

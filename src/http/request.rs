@@ -5,6 +5,7 @@
 //! forwarded. The client's address and scheme come from the connection, and from headers only if the peer is a trusted
 //! proxy. Nothing here decides which caller sends the request.
 
+mod asked_url;
 mod forwarded;
 mod http2_request;
 mod origin;
@@ -21,6 +22,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use uuid::{Builder, Uuid};
 
+pub use asked_url::AskedUrl;
 pub use forwarded::{client_facts, is_trusted};
 pub use http2_request::{as_http1, check_head_size};
 pub use origin::{SEC_FETCH_SITE, is_upgrade, needs_evidence, same_origin};

@@ -161,7 +161,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "traces",
         ],
     ),
-    ("http::request", &["http::target"]),
+    ("http::request", &["http::target", "policy::portal"]),
     ("http::target", &[]),
     ("authn", &["audit", "policy::claims", "session"]),
     ("http::credentials", &[]),

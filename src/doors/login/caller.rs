@@ -1,17 +1,20 @@
 //! The credentials of a request to an endpoint: bearer token, session cookie, login cookie.
 //!
-//! As on the path of every request, a bearer token goes before the session cookie.
+//! As on the path of every request, a token goes before the session cookie, and a token that is bound to a client certificate or
+//! to a key counts only with it.
 
 use std::sync::Arc;
 
+use cedargate_policy::claims::Possession;
 use cedargate_policy::claims::login_identity;
 use cedargate_policy::decision::check_tenant;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::{Identity, Redacted};
 
 use super::{EndpointRequest, LoginDoor};
-use crate::authn::PresentedToken;
-use crate::http::credentials::{Authorization, foreign_scheme, no_proofs_here};
+use crate::authn::{PresentedToken, ProofTarget, Proofs};
+use crate::http::credentials::{Authorization, foreign_scheme};
+use crate::http::request::AskedUrl;
 use crate::login::{BrowserSecret, RelyingParty};
 use crate::portals::Portal;
 use crate::session::{Revocable, Session, SessionError, StoreError};
@@ -19,6 +22,8 @@ use crate::session::{Revocable, Session, SessionError, StoreError};
 /// The credential of the caller. The session is verified; the token is not yet.
 pub(super) enum CallerCredential<'a> {
     Bearer(&'a str),
+    /// A token that comes with a DPoP proof.
+    WithProof(&'a str),
     Session(Arc<Session>),
 }
 
@@ -28,11 +33,10 @@ impl<'a> CallerCredential<'a> {
     pub async fn of(door: &LoginDoor, request: &EndpointRequest<'a>) -> Result<Self, Refusal> {
         let headers = &request.head.headers;
         let authorization = Authorization::of(headers)?;
-        if let Authorization::Dpop(_) = authorization {
-            return Err(no_proofs_here());
-        }
-        if let Authorization::Bearer(token) = authorization {
-            return Ok(Self::Bearer(token));
+        match authorization {
+            Authorization::Bearer(token) => return Ok(Self::Bearer(token)),
+            Authorization::Dpop(token) => return Ok(Self::WithProof(token)),
+            Authorization::Absent | Authorization::Foreign => {}
         }
         let presented = door.sessions.present(headers, &door.login, RelyingParty::renew).await?;
         let presented = presented.ok_or_else(|| match authorization {
@@ -46,7 +50,7 @@ impl<'a> CallerCredential<'a> {
 
     pub fn session(&self) -> Option<&Session> {
         match self {
-            Self::Bearer(_) => None,
+            Self::Bearer(_) | Self::WithProof(_) => None,
             Self::Session(session) => Some(session),
         }
     }
@@ -60,13 +64,10 @@ impl<'a> CallerCredential<'a> {
     pub async fn identity(&self, door: &LoginDoor, request: &EndpointRequest<'_>, portal: &Portal) -> Result<Identity, Refusal> {
         let identity = match self {
             Self::Bearer(token) => {
-                let presented = PresentedToken::bearer(token);
-                let verified = door
-                    .introspection
-                    .verify(&door.authn, presented, &portal.config.issuers)
-                    .await?;
-                verified.identity
+                let possession = request.possession;
+                verify(door, portal, PresentedToken { token, possession }).await?
             }
+            Self::WithProof(token) => by_proof(door, request, portal, token).await?,
             Self::Session(session) => login_identity(&portal.scope, &session.login_claims())?,
         };
         door.sessions.check_caller(self.revocable(&identity), &portal.name)?;
@@ -75,6 +76,32 @@ impl<'a> CallerCredential<'a> {
         check_tenant(portal.scope.tenant.of_request(host), identity.tenant.as_deref())?;
         Ok(identity)
     }
+}
+
+async fn verify(door: &LoginDoor, portal: &Portal, presented: PresentedToken<'_>) -> Result<Identity, Refusal> {
+    let issuers = &portal.config.issuers;
+    let verified = door.introspection.verify(&door.authn, presented, issuers).await?;
+    Ok(verified.identity)
+}
+
+/// The proof by itself, then the token with the proof's key, then whether the proof may still count.
+async fn by_proof(door: &LoginDoor, request: &EndpointRequest<'_>, portal: &Portal, token: &str) -> Result<Identity, Refusal> {
+    let asked = AskedUrl::of(request.head, request.client);
+    let target = ProofTarget {
+        method: request.head.method.as_str(),
+        is_url: &|url| asked.is(url, &door.config, &portal.config),
+        token,
+    };
+    let proof = Proofs::read(&request.head.headers, &target)?;
+    let possession = Possession {
+        key: Some(proof.key),
+        ..request.possession
+    };
+    let identity = verify(door, portal, PresentedToken { token, possession }).await;
+    let identity = identity.map_err(Proofs::bad_token)?;
+    let next = door.proofs.admit(&proof, token, &identity.issuer).await?;
+    request.next_nonce.set(next);
+    Ok(identity)
 }
 
 /// The principal's id as policies and the app see it: the subject with the portal's prefix for the issuer.

@@ -171,7 +171,7 @@ fn implied_portal<'a>(request: &EndpointRequest<'a>, credential: &CallerCredenti
     match (at_host.next(), at_host.next(), credential) {
         (Some(only), None, _) => Ok(only),
         (_, _, CallerCredential::Session(session)) => portal_lookup::find(request, &session.data.portal),
-        (_, _, CallerCredential::Bearer(_)) => {
+        (_, _, CallerCredential::Bearer(_) | CallerCredential::WithProof(_)) => {
             Err(Refusal::new(Denial::RequestInvalid, "several portals are at this host: add `?portal=`").with_public_detail())
         }
     }

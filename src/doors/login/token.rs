@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::claims::Possession;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::Identity;
 use http::{Response, StatusCode};
@@ -18,11 +19,20 @@ use super::{EndpointRequest, LoginDoor, portal_lookup};
 use crate::audit::Event;
 use crate::base::clock::unix_seconds;
 use crate::http::answer;
+use crate::http::credentials::no_proofs_here;
 use crate::http::upstream::Body;
 use crate::portals::Portal;
 
 pub(super) async fn mint(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
+    // SECURITY: the minted token is bound to nothing, so a bound token is refused as if nothing proved its keys
+    let request = &EndpointRequest {
+        possession: Possession::default(),
+        ..*request
+    };
     let credential = CallerCredential::of(door, request).await?;
+    if let CallerCredential::WithProof(_) = credential {
+        return Err(no_proofs_here());
+    }
     if matches!(credential, CallerCredential::Session(_)) {
         door.check_same_origin(request)?;
     }

@@ -79,7 +79,12 @@ impl Lab {
 /// One request on an open connection; `None` if there is no answer.
 fn exchange(tls: &mut Tls, method: &str, path: &str, headers: &[&str]) -> Option<Answer> {
     let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-    let length = if method == "POST" { "content-length: 0\r\n" } else { "" };
+    let has_body = headers.iter().any(|line| line.starts_with("content-length"));
+    let length = if method == "POST" && !has_body {
+        "content-length: 0\r\n"
+    } else {
+        ""
+    };
     let head = format!("{method} {path} HTTP/1.1\r\nhost: shop.test\r\n{length}{lines}\r\n");
     tls.write_all(head.as_bytes()).ok()?;
     let mut received = Vec::new();
@@ -358,6 +363,34 @@ fn a_bound_token_counts_only_on_a_connection_with_its_certificate() {
     }
     let record = gate.records(6).remove(0);
     assert_eq!(record["refused"]["check"], "binding", "{record}");
+    // the identity endpoints are on the client's own connection, too; what they mint is bound to nothing
+    let identity = |pair: Option<&Pair>, method: &str, path: &str| {
+        lab.ask(&gate, pair, method, &format!("/api/v1/identity/{path}"), &[&token])
+            .status
+    };
+    for path in ["permissions?portal=p", "auth/session?portal=p"] {
+        assert_eq!(
+            [None, Some(&thief), Some(&own)].map(|pair| identity(pair, "GET", path)),
+            [401, 401, 200],
+            "{path}"
+        );
+    }
+    let body = "content-length: 14\r\ncontent-type: application/json\r\n\r\n{\"portal\":\"p\"}";
+    let mint = |token: &str| {
+        let authorization = format!("authorization: Bearer {token}");
+        lab.ask(
+            &gate,
+            Some(&own),
+            "POST",
+            "/api/v1/identity/auth/token",
+            &[&authorization, body],
+        )
+    };
+    assert_eq!(
+        mint(token.strip_prefix("authorization: Bearer ").unwrap()).code(),
+        "token_invalid"
+    );
+    assert_eq!(mint(&gate.issuer.token("alice", &["viewer"])).status, 200, "the body is read");
     // no other door knows the client's connection
     let bare = token.strip_prefix("authorization: Bearer ").unwrap();
     let asked = gate.ask(

@@ -390,8 +390,6 @@ fn doors_that_do_not_see_the_request_refuse_and_a_proxy_that_asks_states_it() {
         raw(gate.decision, "POST", "/authorize", &headers, body.as_bytes()).status,
         401
     );
-    let session = raw(gate.proxy, "GET", "/api/v1/identity/auth/session?portal=p", &headers, b"");
-    assert_eq!(session.status, 401);
     let stated = |proof: &str, url: &str| {
         let headers = [
             ("authorization", authorization.as_str()),
@@ -406,6 +404,64 @@ fn doors_that_do_not_see_the_request_refuse_and_a_proxy_that_asks_states_it() {
     assert_eq!(stated(&proof, URL), 401, "a proof counts once, at whichever door");
     assert_eq!(ask(&gate, &token, &proof).code(), "token_invalid");
     assert_eq!(stated(&client.fresh(&token), "https://shop.test/portal/p/other"), 401);
+}
+
+#[test]
+fn the_identity_endpoints_take_a_proof_of_their_own_request_once() {
+    let gate = setup("dpop: { nonce: true }").start();
+    let client = Client::new();
+    let token = client.token(&gate);
+    let authorization = format!("DPoP {token}");
+    let ask = |method: &str, path: &str, proof: &str, body: &str| {
+        let headers = [
+            ("authorization", authorization.as_str()),
+            ("dpop", proof),
+            ("content-type", "application/json"),
+        ];
+        raw(gate.proxy, method, path, &headers, body.as_bytes())
+    };
+    let signed = |method: &str, path: &str, nonce: &str| {
+        let mut proof = client.proof(&token);
+        proof["htm"] = json!(method);
+        proof["htu"] = json!(format!("https://shop.test{path}"));
+        proof["nonce"] = json!(nonce);
+        client.sign(&client.header(), &proof)
+    };
+    let permissions = "/api/v1/identity/permissions";
+    let session = "/api/v1/identity/auth/session";
+    let first = ask("GET", &format!("{permissions}?portal=p"), &signed("GET", permissions, ""), "");
+    assert_eq!((first.status, first.code().as_str()), (401, "token_invalid"));
+    let nonce = first.header("dpop-nonce").to_owned();
+    let questions = json!({"portal": "p", "resources": [{"type": "Path", "id": PAGE}], "actions": ["GET"]}).to_string();
+    for (method, path, query, body) in [
+        ("GET", permissions, "?portal=p", ""),
+        ("GET", session, "?portal=p", ""),
+        ("POST", permissions, "", questions.as_str()),
+    ] {
+        let proof = signed(method, path, &nonce);
+        let target = format!("{path}{query}");
+        let answer = ask(method, &target, &proof, body);
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text());
+        assert!(answer.text().contains("alice"), "{}", answer.text());
+        // twice, for another method or path, by another key, or without the scheme
+        let again = ask(method, &target, &proof, body);
+        assert_eq!(again.code(), "token_invalid", "{method} {path}");
+        for other in [
+            signed("PUT", path, &nonce),
+            signed(method, "/api/v1/identity/portals", &nonce),
+        ] {
+            assert_eq!(ask(method, &target, &other, body).code(), "token_invalid");
+        }
+        let bearer = [
+            ("authorization", &*format!("Bearer {token}")),
+            ("content-type", "application/json"),
+        ];
+        assert_eq!(raw(gate.proxy, method, &target, &bearer, body.as_bytes()).status, 401);
+    }
+    // the minted token would be bound to nothing
+    let mint = "/api/v1/identity/auth/token";
+    let minted = ask("POST", mint, &signed("POST", mint, &nonce), r#"{"portal": "p"}"#);
+    assert_eq!(minted.code(), "token_invalid", "{}", minted.text());
 }
 
 #[test]

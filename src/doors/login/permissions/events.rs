@@ -129,7 +129,7 @@ pub(in crate::doors::login) async fn stream(door: &LoginDoor, request: &Endpoint
     let known = KnownCaller::of(door, request, slug.as_deref()).await?;
     let caller = known.caller;
     let session = match known.credential {
-        CallerCredential::Bearer(_) => None,
+        CallerCredential::Bearer(_) | CallerCredential::WithProof(_) => None,
         CallerCredential::Session(session) => Some(session),
     };
     let identity = caller.identity;
