@@ -46,7 +46,8 @@ mod workbench;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub(crate) use self::report::{Paint, complain, print};
 use crate::app::STACK_BYTES;
@@ -173,8 +174,9 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
             let is_help = !error.use_stderr();
+            suggest_format(&mut error, &mut std::env::args().skip(1));
             // clap's own text; a closed stdout or stderr cannot be reported
             let _closed = error.print().is_err();
             return if is_help { Exit::Ok.into() } else { Exit::Usage.into() };
@@ -191,6 +193,26 @@ pub fn main() -> ExitCode {
             complain(&format!("cannot start a thread: {error}"));
             Exit::Failure.into()
         }
+    }
+}
+
+/// `--json` is an error: the formats of reports are values of `--format`. The error says so, if the command has that format.
+fn suggest_format(error: &mut clap::Error, arguments: &mut dyn Iterator<Item = String>) {
+    let named = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(named)) => named.strip_prefix("--").map(str::to_owned),
+        _ => None,
+    };
+    let Some(format) = named else { return };
+    let all = Cli::command();
+    let mut command = &all;
+    while let Some(inner) = arguments.next().and_then(|name| command.find_subcommand(name)) {
+        command = inner;
+    }
+    let argument = command.get_arguments().find(|argument| argument.get_long() == Some("format"));
+    let formats = argument.map(|argument| argument.get_possible_values()).unwrap_or_default();
+    if formats.iter().any(|known| known.get_name() == format) {
+        let tip = format!("write `--format {format}`");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
 }
 

@@ -15,7 +15,7 @@ use cedargate_policy::claims::unsigned_identity;
 use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::{Caller, Query, QueryForm, decide};
 use cedargate_policy::json;
-use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::load::Loader;
 use cedargate_policy::portal::file::PortalFile;
 use cedargate_policy::portal::path::{CanonicalPath, ancestors_of, decoded_segment, is_canonical_id, segments_of};
 use cedargate_policy::reference::Reference;
@@ -612,7 +612,7 @@ fn policies_that_load_never_allow_more_than_cedar_and_nothing_under_a_forbid() {
                 tree.files.0.insert((*name).to_owned(), SourceFile::new(text.as_bytes()));
             }
             tree.slugs.insert(portal.slug.clone());
-            Loader::new(Warnings::Show, None).load(&portal, &tree, None).revision
+            Loader::new(None).load(&portal, &tree, None).revision
         };
         let headers = http::HeaderMap::new();
         let is_allowed = |revision: &Revision| {

@@ -10,7 +10,7 @@ use cedargate_policy::decision::{Caller, Decision, Query, QueryForm, Target, dec
 use cedargate_policy::engine::dependencies::ContextDependencies;
 use cedargate_policy::engine::entities::SuppliedEntities;
 use cedargate_policy::engine::{ContextSource, Effects, EntityQuery, EvaluationOutcome, MatchSet};
-use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::load::Loader;
 use cedargate_policy::portal::PortalTable;
 use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::principal::Principal;
@@ -111,7 +111,7 @@ impl LoadedPortal {
     fn load_below(path_prefix: &str, files: &PolicyFiles) -> Result<Self, String> {
         let scope = files.scope(path_prefix);
         let (queue, waiting) = sync_channel(PREPARATION_QUEUE);
-        let loaded = Loader::new(Warnings::Show, Some(queue)).load(&scope, &files.tree, None);
+        let loaded = Loader::new(Some(queue)).load(&scope, &files.tree, None);
         match (loaded.revision, loaded.rejected) {
             (Some(revision), None) => Ok(Self {
                 scope,

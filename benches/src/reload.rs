@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::load::Loader;
 use cedargate_policy::revision::Revision;
 
 use crate::portal::PolicyFiles;
@@ -16,7 +16,7 @@ pub struct Reload {
 impl Default for Reload {
     fn default() -> Self {
         Self {
-            loader: Loader::new(Warnings::Show, None),
+            loader: Loader::new(None),
             current: None,
         }
     }

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use arc_swap::ArcSwap;
 use cedargate_policy::engine::MatchSet;
-use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::load::Loader;
 use tokio::sync::watch;
 
 use super::StartError;
@@ -141,10 +141,10 @@ impl Parts {
         let follower = gate.config.bundle.as_ref();
         let bundle = follower.map(|config| BundleFollower::open(config, gate.metrics.bundle.clone()));
         let bundle = bundle.transpose().map_err(StartError::Bundle)?;
-        let loader = Loader::new(Warnings::Show, Some(condition_queue.clone()));
-        let shadow_loader = Loader::new(Warnings::Show, Some(condition_queue.clone())).untested();
+        let loader = Loader::new(Some(condition_queue.clone()));
+        let shadow_loader = Loader::new(Some(condition_queue.clone())).untested();
         let mut reloader = Reloader::new(Arc::clone(&gate), loader, shadow_loader, &readiness, bundle.clone(), watched);
-        let emergency = reloader.emergency(Loader::new(Warnings::Show, Some(condition_queue)));
+        let emergency = reloader.emergency(Loader::new(Some(condition_queue)));
         let reload_requests = reloader.requests();
         let admin = Arc::new(Admin {
             gate: Arc::clone(&gate),

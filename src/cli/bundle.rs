@@ -6,7 +6,6 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use cedargate_policy::load::Warnings;
 use serde_json::json;
 
 use super::config_file::ConfigFile;
@@ -160,7 +159,7 @@ fn build(args: &BuildArgs) -> Result<Exit, String> {
         return Err("the policy files keep changing; run the command again when they are at rest".to_owned());
     }
     if !args.danger_invalid {
-        let errors = report_errors(&workbench.load(Warnings::Show), &|file| workbench.source(file));
+        let errors = report_errors(&workbench.load(), &|file| workbench.source(file));
         if !errors.is_empty() {
             complain(&format!("{errors}no bundle was written: a gate would reject this tree"));
             return Ok(Exit::Invalid);

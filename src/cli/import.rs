@@ -39,7 +39,7 @@ pub(super) fn run(command: &ImportCommand) -> Exit {
 
 fn import(args: &ImportArgs) -> Result<Exit, String> {
     let name = args.file.display().to_string();
-    let text = read(&args.file).map_err(|why| format!("`{name}`: {why}"))?;
+    let text = read(&args.file).map_err(|why| format!("cannot read `{name}`: {why}"))?;
     let imported = import::oauth2_proxy(&text).map_err(|why| format!("`{name}`: {why}"))?;
     let findings: Vec<Finding> = imported.remarks.iter().map(|remark| finding(remark, &name)).collect();
     let exit = match imported.remarks.iter().any(|remark| remark.weight == Weight::Decide) {
@@ -98,7 +98,7 @@ fn read(file: &Path) -> Result<String, String> {
         .map_err(|error| error.to_string())?;
     match u64::try_from(read) {
         Ok(read) if read <= BYTES_MAX => Ok(text),
-        _ => Err("is larger than 1 MiB".to_owned()),
+        _ => Err("it is larger than 1 MiB".to_owned()),
     }
 }
 

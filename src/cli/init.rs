@@ -136,7 +136,7 @@ fn make_tree(args: &InitArgs) -> Result<String, String> {
         make_parent(&key)?;
         let jwks = format!("{:#}\n", read_or_make_key(&key)?.jwks());
         let path = args.dir.join(DEV_JWKS);
-        std::fs::write(&path, jwks).map_err(|e| format!("`{}`: {e}", path.display()))?;
+        std::fs::write(&path, jwks).map_err(|e| format!("cannot make `{}`: {e}", path.display()))?;
         // the private key signs tokens that the gate believes
         write(&args.dir, &[file("keys/.gitignore", "*.pem\n")])?;
     }

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use cedargate_policy::decision_tests::DecisionTests;
-use cedargate_policy::lint::{Described, Fix, LintFinding, RULES, Severity as RuleSeverity, lint};
-use cedargate_policy::load::Warnings;
+use cedargate_policy::lint::{Described, Fix, LintFinding, RULES, Severity as RuleSeverity, lint, settle};
 use serde_json::json;
 
 use super::openapi_file::{OpenApiArg, OpenApiFile};
 use super::report::{Finding, Format, Severity, github, json as json_report, sarif, text};
-use super::tree::{TreeArgs, Workbench};
+use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::base::clock::unix_seconds;
 
@@ -82,35 +81,18 @@ struct Linted {
 
 /// A portal that does not load shows the errors of loading instead.
 fn all(workbench: &Workbench, described: &[OpenApiFile]) -> Linted {
-    let now = unix_seconds();
+    let loads = workbench.load_untested();
     let mut linted = Linted {
         findings: Vec::new(),
         fixes: Vec::new(),
     };
-    for load in workbench.load_untested(Warnings::Show) {
+    for (load, found) in loads.iter().zip(of_loads(&loads, described)) {
         let slug = load.portal.slug.as_str();
-        let errors = load
-            .problems
-            .iter()
-            .map(|problem| Finding::from_problem(problem, Severity::Error, slug));
-        linted.findings.extend(errors);
         let tests = DecisionTests::read(&load.portal.slug, workbench.files());
-        let unreadable = tests
-            .problems
-            .iter()
-            .map(|problem| Finding::from_problem(problem, Severity::Error, slug));
-        linted.findings.extend(unreadable);
-        let file = described.iter().find(|file| file.portal == slug);
-        let described = file.map(|file| Described {
-            api: &file.api,
-            file: &file.name,
-            text: &file.text,
-        });
-        let found: Vec<LintFinding> = load
-            .revision
-            .iter()
-            .flat_map(|revision| lint(load.portal, revision, now, described.as_ref()))
-            .collect();
+        let problems = load.problems.iter().chain(&tests.problems);
+        linted
+            .findings
+            .extend(problems.map(|problem| Finding::from_problem(problem, Severity::Error, slug)));
         linted
             .findings
             .extend(found.iter().map(|finding| Finding::from_lint(finding, slug)));
@@ -118,6 +100,26 @@ fn all(workbench: &Workbench, described: &[OpenApiFile]) -> Linted {
     }
     linted.findings = super::report::distinct(linted.findings);
     linted
+}
+
+/// What the rules find in each portal; nothing in one that does not load.
+pub(super) fn of_loads(loads: &[PortalLoad<'_>], described: &[OpenApiFile]) -> Vec<Vec<LintFinding>> {
+    let now = unix_seconds();
+    let of = |load: &PortalLoad<'_>| {
+        let Some(revision) = &load.revision else {
+            return Vec::new();
+        };
+        let file = described.iter().find(|file| file.portal == load.portal.slug.as_str());
+        let described = file.map(|file| Described {
+            api: &file.api,
+            file: &file.name,
+            text: &file.text,
+        });
+        lint(load.portal, revision, now, described.as_ref())
+    };
+    let mut of_each: Vec<Vec<LintFinding>> = loads.iter().map(of).collect();
+    settle(&mut of_each);
+    of_each
 }
 
 /// The findings of every portal, without a description of the app.

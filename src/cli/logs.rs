@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use cedargate_policy::load::Warnings;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -105,7 +104,7 @@ impl Bar {
 
 /// Loads the portals of a tree; `Err` says what is wrong with those that do not load.
 pub(super) fn load(workbench: &Workbench) -> Result<Vec<PortalLoad<'_>>, String> {
-    let loads = workbench.load_untested(Warnings::Show);
+    let loads = workbench.load_untested();
     let problems = loads
         .iter()
         .filter(|load| load.revision.is_none())

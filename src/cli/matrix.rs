@@ -6,7 +6,6 @@ mod markdown;
 mod page;
 mod text;
 
-use cedargate_policy::load::Warnings;
 use cedargate_policy::matrix::{Cell, CellAnswer, Column, Matrix, Row};
 
 use serde_json::Value;
@@ -62,7 +61,7 @@ fn show(args: &Args) -> Result<Exit, String> {
     let workbench = args.tree.open()?;
     let loads = match &args.portal {
         Some(slug) => vec![workbench.load_untested_one(workbench.named(slug)?)],
-        None => workbench.load_untested(Warnings::Show),
+        None => workbench.load_untested(),
     };
     let mut matrices = Vec::new();
     let mut findings = Vec::new();

@@ -29,12 +29,12 @@ pub(super) fn write(dir: &Path, files: &[NewFile]) -> Result<(), String> {
         make_parent(&path)?;
         let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
         made.and_then(|mut made| made.write_all(file.text.as_bytes()))
-            .map_err(|e| format!("`{}`: {e}", path.display()))?;
+            .map_err(|e| format!("cannot make `{}`: {e}", path.display()))?;
     }
     Ok(())
 }
 
 pub(super) fn make_parent(path: &Path) -> Result<(), String> {
     let Some(parent) = path.parent() else { return Ok(()) };
-    std::fs::create_dir_all(parent).map_err(|e| format!("`{}`: {e}", parent.display()))
+    std::fs::create_dir_all(parent).map_err(|e| format!("cannot make the folder `{}`: {e}", parent.display()))
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use cedargate_policy::decision::coverage::{Coverage, PolicyCoverage};
 use cedargate_policy::decision::explain::Explanation;
 use cedargate_policy::decision_tests::{DecisionTests, Elsewhere, Failures, Options, Subject};
-use cedargate_policy::load::Warnings;
+use cedargate_policy::load::Loader;
 use cedargate_policy::portal::PortalTable;
 use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::portal::path::rules::Case as PathCase;
@@ -65,10 +65,14 @@ pub(crate) fn run(args: &Args) -> Exit {
 
 fn test(args: &Args, workbench: &Workbench) -> Result<Exit, String> {
     if workbench.loaded.is_none() {
-        complain(
+        let file = args
+            .tree
+            .config_beside()
+            .map_or_else(|| "FILE".to_owned(), |path| path.display().to_string());
+        complain(&format!(
             "note: without a configuration each folder of `policies/` is a portal at `/portal/<folder>` on every host, and claims \
-             are read by their default names; --config FILE takes what `serve` uses",
-        );
+             are read by their default names; `--config {file}` takes what `serve` uses"
+        ));
     }
     let (suites, reach) = run_all(args, workbench)?;
     print(&match args.format {
@@ -140,7 +144,7 @@ fn as_json(suites: &[Suite], reach: Option<&Reach>) -> Value {
 
 /// Runs the cases of every portal.
 fn run_all(args: &Args, workbench: &Workbench) -> Result<(Vec<Suite>, Option<Reach>), String> {
-    let loads = workbench.load_untested(Warnings::Show);
+    let loads = workbench.load_untested();
     let table = PortalTable::new(&workbench.portals).map_err(|error| error.to_string())?;
     let tested: Vec<Tested> = loads
         .iter()
@@ -201,7 +205,12 @@ fn tested(
     let mut policies = Vec::new();
     let tests = DecisionTests::read(&load.portal.slug, workbench.files());
     findings.extend(tests.problems.iter().map(finding));
-    if let Some(revision) = &load.revision {
+    // the gate, too, tests a revision before it joins the emergency forbids
+    let revision = load
+        .revision
+        .as_ref()
+        .map(|revision| Loader::new(None).without_emergency_forbids(revision));
+    if let Some(revision) = &revision {
         let subject = Subject {
             portal: load.portal,
             revision,

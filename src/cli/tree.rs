@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use cedargate_policy::digest::sha256_of;
-use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::load::Loader;
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::{Problem, RevisionError};
 use cedargate_policy::revision::source::{Files, SourceFile, Tree};
@@ -96,6 +96,12 @@ impl TreeArgs {
             );
         }
         Ok(workbench)
+    }
+
+    /// The configuration that stands in the folder that the command was given, and that it does not read.
+    pub(super) fn config_beside(&self) -> Option<PathBuf> {
+        let beside = self.dir.as_ref()?.join("cedargate.yaml");
+        beside.is_file().then_some(beside)
     }
 
     /// The configuration file as it is now; `None` if there is none.
@@ -240,8 +246,8 @@ impl Workbench {
     }
 
     /// Loads every portal and runs its decision tests.
-    pub(crate) fn load(&self, warnings: Warnings) -> Vec<PortalLoad<'_>> {
-        let mut loader = Loader::new(warnings, None);
+    pub(crate) fn load(&self) -> Vec<PortalLoad<'_>> {
+        let mut loader = Loader::new(None);
         self.portals.iter().map(|portal| self.load_one(&mut loader, portal)).collect()
     }
 
@@ -254,7 +260,7 @@ impl Workbench {
             };
             folders.read()
         });
-        let mut loader = Loader::new(Warnings::Show, None).untested();
+        let mut loader = Loader::new(None).untested();
         let portals = self.portals.iter().filter_map(|portal| {
             let candidate = match &elsewhere {
                 Some(elsewhere) => self.tree.with_candidate_of(elsewhere, &portal.slug),
@@ -276,8 +282,8 @@ impl Workbench {
     }
 
     /// Loads every portal without running its decision tests. After `keep` it takes what is kept.
-    pub(crate) fn load_untested(&self, warnings: Warnings) -> Vec<PortalLoad<'_>> {
-        if let (Some(kept), Warnings::Show) = (self.kept.get(), warnings) {
+    pub(crate) fn load_untested(&self) -> Vec<PortalLoad<'_>> {
+        if let Some(kept) = self.kept.get() {
             return self
                 .portals
                 .iter()
@@ -285,14 +291,14 @@ impl Workbench {
                 .map(|(portal, kept)| kept.load(portal))
                 .collect();
         }
-        let mut loader = Loader::new(warnings, None).untested();
+        let mut loader = Loader::new(None).untested();
         self.portals.iter().map(|portal| self.load_one(&mut loader, portal)).collect()
     }
 
     /// Loads every portal once, for a command that asks many questions of the same tree.
     pub(crate) fn keep(&self) {
         self.kept.get_or_init(|| {
-            let loads = self.load_untested(Warnings::Show).into_iter();
+            let loads = self.load_untested().into_iter();
             loads
                 .map(|load| Kept {
                     revision: load.revision,
@@ -403,7 +409,7 @@ impl Workbench {
         if let Some(kept) = self.kept.get().zip(at).and_then(|(kept, at)| kept.get(at)) {
             return kept.load(portal);
         }
-        self.load_one(&mut Loader::new(Warnings::Show, None).untested(), portal)
+        self.load_one(&mut Loader::new(None).untested(), portal)
     }
 }
 

@@ -6,16 +6,16 @@ mod invariants;
 
 use std::time::Duration;
 
-use cedargate_policy::lint::{self, lint};
-use cedargate_policy::load::Warnings;
+use cedargate_policy::lint::{self, LintFinding};
+use cedargate_policy::revision::problem::Problem;
 use serde_json::{Value, json};
 
 use self::invariants::Proofs;
+use super::lint::of_loads;
 use super::report::{Finding, Format, Severity, Source, distinct, github, json as json_report, sarif, text};
 use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::app;
-use crate::base::clock::unix_seconds;
 use crate::prove::{NoSolver, Prover};
 
 #[derive(clap::Args)]
@@ -62,20 +62,22 @@ fn validate(args: &Args) -> Result<Exit, String> {
     if !unusable.is_empty() {
         return Err(unusable.to_string());
     }
-    let warnings = if args.deny_warnings {
-        Warnings::Reject
-    } else {
-        Warnings::Show
-    };
     let loads = if workbench.has_tree {
-        workbench.load(warnings)
+        workbench.load()
     } else {
         complain(
             "the policies come from policies.bundle, and this machine has no bundle yet; only the configuration was checked",
         );
         Vec::new()
     };
-    let portals: Vec<PortalReport> = loads.iter().map(PortalReport::of).collect();
+    let portals = PortalReport::of_all(
+        &loads,
+        if args.deny_warnings {
+            Severity::Error
+        } else {
+            Severity::Warning
+        },
+    );
     let candidates = candidates(&workbench, &portals);
     let configuration: Vec<Finding> = workbench.config.warnings().into_iter().map(Finding::configuration).collect();
     let hardening = if args.hardening {
@@ -141,23 +143,34 @@ fn candidates(workbench: &Workbench, portals: &[PortalReport]) -> Vec<Finding> {
 }
 
 impl PortalReport {
-    fn of(load: &PortalLoad<'_>) -> Self {
+    /// `warning`: the severity of a warning; as an error it rejects the portal.
+    fn of_all(loads: &[PortalLoad<'_>], warning: Severity) -> Vec<Self> {
+        let warnings = loads.iter().map(|load| load.revision.as_ref().map(|r| r.warnings.clone()));
+        let mut warnings: Vec<Vec<Problem>> = warnings.map(Option::unwrap_or_default).collect();
+        lint::settle_warnings(&mut warnings);
+        let linted = of_loads(loads, &[]);
+        let of_each = loads.iter().zip(&linted).zip(&warnings);
+        of_each
+            .map(|((load, linted), warnings)| Self::of(load, linted, warnings, warning))
+            .collect()
+    }
+
+    fn of(load: &PortalLoad<'_>, linted: &[LintFinding], warnings: &[Problem], warning: Severity) -> Self {
         let slug = load.portal.slug.as_str();
         let finding = |severity| move |problem| Finding::from_problem(problem, severity, slug);
         let revision = load.revision.as_deref();
-        let warnings = revision.map_or(&[][..], |revision| &revision.warnings);
-        let linted = revision
-            .map(|revision| lint(load.portal, revision, unix_seconds(), None))
-            .unwrap_or_default();
         let certain = linted.iter().filter(|finding| finding.severity == lint::Severity::Error);
         let mut errors: Vec<Finding> = load.problems.iter().map(finding(Severity::Error)).collect();
         errors.extend(certain.map(|finding| Finding::from_lint(finding, slug)));
+        let warnings = warnings.iter().map(finding(warning));
+        let (denied, warnings) = warnings.partition(|finding| finding.severity == Severity::Error);
+        errors.extend::<Vec<Finding>>(denied);
         Self {
             slug: slug.to_owned(),
             revision: revision.map(|revision| revision.id.to_string()),
             policies: revision.map_or(0, |revision| revision.rules.engine.policies().len()),
             errors,
-            warnings: warnings.iter().map(finding(Severity::Warning)).collect(),
+            warnings,
         }
     }
 
@@ -190,9 +203,8 @@ impl PortalReport {
 
 /// The errors of all portals as text; empty if every portal loads.
 pub(super) fn report_errors(loads: &[PortalLoad<'_>], source: Source<'_>) -> String {
-    let rejected: Vec<PortalReport> = loads
-        .iter()
-        .map(PortalReport::of)
+    let rejected: Vec<PortalReport> = PortalReport::of_all(loads, Severity::Warning)
+        .into_iter()
         .filter(|portal| !portal.errors.is_empty())
         .collect();
     let paint = Paint::stderr();

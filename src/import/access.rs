@@ -146,8 +146,13 @@ impl Access {
     }
 
     fn policies(&self) -> String {
-        let mut text = "// The callers whom oauth2-proxy let in may do everything. Narrow this, one action at a time.\n@id(\"let-in\")\npermit (principal, action, resource)".to_owned();
-        if let Some(condition) = self.condition() {
+        let condition = self.condition();
+        let rule = if condition.is_some() { "any-action" } else { "permit-all" };
+        let mut text = format!(
+            "// The callers whom oauth2-proxy let in may do everything. Narrow this, one action at a time.\n\
+             // lint: allow({rule}) oauth2-proxy decides by the caller alone\n@id(\"let-in\")\npermit (principal, action, resource)"
+        );
+        if let Some(condition) = condition {
             text.push_str(&format!("\nwhen {{\n    {condition}\n}}"));
         }
         text.push_str(";\n");
@@ -162,13 +167,7 @@ impl Access {
     fn tests(&self, prefix: &str) -> String {
         let closed = self.addresses.as_ref().is_some_and(Vec::is_empty);
         let email = self.example.as_deref().unwrap_or("alice@example.com");
-        let roles: Vec<String> = self
-            .roles
-            .iter()
-            .take(1)
-            .map(|role| serde_json::Value::from(role.as_str()).to_string())
-            .collect();
-        let roles = roles.join("");
+        let roles = self.roles.first().map(|role| quoted(role)).unwrap_or_default();
         let outcome = if closed {
             "deny, reason: not_permitted"
         } else {
@@ -178,6 +177,12 @@ impl Access {
             "principals:\n  alice: {{ id: alice, roles: [{roles}], attrs: {{ email: {email:?} }} }}\n  mallory: {{ id: mallory, roles: [], attrs: {{ email: \"mallory@elsewhere.invalid\" }} }}\n\
              cases:\n  - {{ name: a caller whom oauth2-proxy let in, principal: alice, http: \"GET {prefix}\", expect: {outcome} }}\n"
         );
+        for role in self.roles.iter().skip(1).map(|role| quoted(role)) {
+            text.push_str(&format!(
+                "  - {{ name: {}, principal: {{ id: bob, roles: [{role}], attrs: {{ email: {email:?} }} }}, http: \"GET {prefix}\", expect: {outcome} }}\n",
+                quoted(&format!("a caller with {role}"))
+            ));
+        }
         if self.condition().is_some() {
             text.push_str(&format!("  - {{ name: another caller, principal: mallory, http: \"GET {prefix}\", expect: deny, reason: not_permitted }}\n"));
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cedargate_policy::load::{Loader, Warnings, invariants};
+use cedargate_policy::load::{Loader, invariants};
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::source::{SourceFile, Tree};
 use cedargate_policy::scope::PortalScope;
@@ -52,7 +52,7 @@ fn loaded(loader: &mut Loader, files: &[(&str, &str)]) -> Arc<Revision> {
 }
 
 fn revision(policies: &str) -> Arc<Revision> {
-    loaded(&mut Loader::new(Warnings::Show, None), &[("policies/shop/a.cedar", policies)])
+    loaded(&mut Loader::new(None), &[("policies/shop/a.cedar", policies)])
 }
 
 fn prover() -> Prover {
@@ -184,7 +184,7 @@ fn forbid_that_goes_matters_only_where_a_permit_holds() {
     // with routes, the forbids of the plain path count by themselves
     let load = |policies: &str| {
         let files = [("policies/shop/a.cedar", policies), ("policies/shop/portal.yaml", ROUTES)];
-        loaded(&mut Loader::new(Warnings::Show, None), &files)
+        loaded(&mut Loader::new(None), &files)
     };
     let found = widened(&load(&format!("{}{forbid}", base())), &load(&base()));
     assert!(
@@ -232,7 +232,7 @@ fn invariants_hold_fail_and_say_nothing() {
         ("policies/shop/a.cedar", policies.as_str()),
         ("policies/shop/invariants.yaml", text),
     ];
-    let revision = loaded(&mut Loader::new(Warnings::Show, None), &files);
+    let revision = loaded(&mut Loader::new(None), &files);
     let all = invariants::of(&portal().slug, &revision);
     let mut prover = prover();
     let results: Vec<String> = all

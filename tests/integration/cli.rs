@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bundle_command;
+mod clean_trees;
 mod commands;
 mod ci;
 mod configuration_mistakes;
@@ -11,6 +12,7 @@ mod explain;
 mod import_command;
 mod inject_command;
 mod matrix_command;
+mod planted;
 mod no_authorities;
 mod readme_examples;
 mod release_packages;

@@ -11,21 +11,25 @@ mod openapi;
 mod portal_file;
 mod resources;
 mod shape;
+mod shared;
 mod suppression;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::decision_tests::DecisionTests;
 use crate::engine::PolicyEntry;
+use crate::load::statements::{Statement, find, split};
 use crate::revision::Revision;
-use crate::revision::problem::Problem;
+use crate::revision::problem::{Position, Problem};
 use crate::scope::PortalScope;
 
 pub use openapi::Described;
+pub use shared::{settle, settle_warnings};
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -108,12 +112,14 @@ struct Linted<'a> {
     revision: &'a Revision,
     /// Unix seconds.
     now: i64,
+    /// Of each policy file, in the order of the file.
+    statements: BTreeMap<&'a str, Vec<Statement<'a>>>,
 }
 
-/// Lints one portal. `now` is in Unix seconds, for `@expires`; `described` is the app's description of its operations, if the
+/// Lints one portal; `settle` then joins what portals say about their shared files. `now` is in Unix seconds, for `@expires`; `described` is the app's description of its operations, if the
 /// caller has one.
 pub fn lint(portal: &PortalScope, revision: &Revision, now: i64, described: Option<&Described<'_>>) -> Vec<LintFinding> {
-    let linted = Linted { portal, revision, now };
+    let linted = Linted::new(portal, revision, now);
     let tests = DecisionTests::read(&portal.slug, revision.portal_files());
     let mut findings = names::unknown(&linted, &cases::TestNames::of(&tests));
     findings.extend(shape::findings(&linted));
@@ -149,6 +155,18 @@ impl LintFinding {
 }
 
 impl<'a> Linted<'a> {
+    fn new(portal: &'a PortalScope, revision: &'a Revision, now: i64) -> Self {
+        let files = revision.candidate.files.0.iter();
+        let policies = files.filter(|(name, _)| name.ends_with(".cedar"));
+        let statements = policies.filter_map(|(name, file)| Some((name.as_str(), split(file.text(name).ok()?)?)));
+        Self {
+            portal,
+            revision,
+            now,
+            statements: statements.collect(),
+        }
+    }
+
     /// The policies of the portal and of `_shared`, emergency forbids left out.
     fn entries(&self) -> &'a [Arc<PolicyEntry>] {
         &self.revision.candidate.entries
@@ -166,15 +184,23 @@ impl<'a> Linted<'a> {
     fn at_policy(&self, entry: &PolicyEntry, needle: &str, message: String) -> Problem {
         let (file, line) = place_of(entry);
         let problem = Problem::new(file, message).of_policy(&entry.info.id);
-        let Some(first) = line else { return problem };
-        let found = self.text(file).and_then(|text| {
-            let start = offset_of_line(text, first)?;
-            let statement = text.get(start..)?;
-            // a policy's text ends before the next one; a link's is its own line
-            let offset = start + statement.find(needle).filter(|_| !needle.is_empty())?;
-            Some(problem.clone().at_span(text, offset, needle.len()))
+        let found = line.and_then(|line| {
+            let (statement, offset) = self
+                .statements_at(file, line)
+                .find_map(|one| Some((one, find(one.text, needle)?)))?;
+            let Statement { text, line, column, .. } = *statement;
+            let placed = problem.clone().at_span(text, offset, needle.len());
+            Some(placed.within(file, Position { line, column }))
         });
-        found.unwrap_or_else(|| problem.at_line(Some(first)))
+        found.unwrap_or_else(|| problem.at_line(line))
+    }
+
+    /// The statements that begin in a line. A link has none.
+    fn statements_at(&self, file: &str, line: usize) -> impl Iterator<Item = &Statement<'a>> {
+        let all = self.statements.get(file).map(Vec::as_slice).unwrap_or_default();
+        let first = all.partition_point(|statement| statement.line < line);
+        let from = all.get(first..).unwrap_or_default();
+        from.iter().take_while(move |statement| statement.line == line)
     }
 }
 
@@ -183,14 +209,6 @@ fn place_of(entry: &PolicyEntry) -> (&str, Option<usize>) {
     match entry.info.place.rsplit_once(':') {
         Some((file, line)) => (file, line.parse().ok()),
         None => (&entry.info.place, None),
-    }
-}
-
-/// The bytes before a line, which counts from 1.
-fn offset_of_line(text: &str, line: usize) -> Option<usize> {
-    match line.checked_sub(1)? {
-        0 => Some(0),
-        before => text.match_indices('\n').nth(before - 1).map(|(offset, _)| offset + 1),
     }
 }
 

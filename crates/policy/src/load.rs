@@ -7,6 +7,7 @@
 mod checks;
 mod emergency;
 mod entities;
+mod entity_mistakes;
 mod facts;
 pub mod invariants;
 mod json_items;
@@ -17,7 +18,7 @@ mod reuse_tests;
 #[cfg(test)]
 mod scale_tests;
 mod schemas;
-mod statements;
+pub(crate) mod statements;
 
 use std::collections::HashMap;
 use std::sync::mpsc::SyncSender;
@@ -33,7 +34,7 @@ use self::checks::{
 use self::emergency::EmergencyLoad;
 use self::entities::EntityFile;
 use self::facts::DeclaredFacts;
-use self::policies::{ParseCache, SharedFiles};
+use self::policies::{ParseCache, SharedFiles, Templates};
 use self::schemas::Schemas;
 use crate::decision_tests;
 use crate::engine::index::PolicyIndex;
@@ -69,7 +70,6 @@ pub struct Loader {
     caches: HashMap<PortalSlug, ParseCache>,
     shared: SharedFiles,
     schemas: Schemas,
-    warnings: Warnings,
     preparation_queue: Option<SyncSender<Weak<MatchSet>>>,
     decision_tests: DecisionTests,
 }
@@ -80,14 +80,6 @@ enum DecisionTests {
     Run,
     /// The command runs them itself.
     Skip,
-}
-
-/// The effect of validation warnings on a candidate.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Warnings {
-    Show,
-    /// `--deny-warnings`
-    Reject,
 }
 
 /// The files of a portal as they were read.
@@ -131,13 +123,12 @@ impl Loaded {
 }
 
 impl Loader {
-    pub fn new(warnings: Warnings, preparation_queue: Option<SyncSender<Weak<MatchSet>>>) -> Self {
+    pub fn new(preparation_queue: Option<SyncSender<Weak<MatchSet>>>) -> Self {
         Self {
             cache: ParseCache::default(),
             caches: HashMap::new(),
             shared: SharedFiles::default(),
             schemas: Schemas::default(),
-            warnings,
             preparation_queue,
             decision_tests: DecisionTests::Run,
         }
@@ -326,15 +317,12 @@ impl Loader {
             store: &store,
             entries: &entries,
         };
-        problems.extend(forbidden.problems(slug, &file));
+        problems.extend(forbidden.problems(slug, &file, &files));
         warnings.extend(forbidden.warnings(slug, &file));
         warnings.extend(outside_warnings(portal, &entries, schema.path.as_ref()));
         warnings.extend(namespace_warning(slug, model));
         warnings.extend(strays.iter().cloned());
         warnings.extend(declared.unknown_at_proxy(&schema.plans, &entries));
-        if self.warnings == Warnings::Reject {
-            problems.extend(warnings.iter().cloned());
-        }
         if !problems.is_empty() {
             problems.splice(0..0, schemas::missing(slug, &files));
             problems.extend(self.unreadable_tests(slug, &files));
@@ -365,6 +353,14 @@ impl Loader {
         decision_tests::check(&tests, portal, &revision)
     }
 
+    /// The revision that decision tests run against: an emergency forbid skips them.
+    pub fn without_emergency_forbids(&self, revision: &Arc<Revision>) -> Arc<Revision> {
+        match revision.emergency_forbids.entries.is_empty() {
+            true => Arc::clone(revision),
+            false => Arc::new(self.assemble(&revision.candidate, EmergencyForbids::default())),
+        }
+    }
+
     /// The errors of the test files of a portal that is rejected anyway.
     fn unreadable_tests(&self, slug: &PortalSlug, files: &Files) -> Vec<Problem> {
         match self.decision_tests {
@@ -382,12 +378,17 @@ impl Loader {
         schema: &PortalSchema,
         problems: &mut Vec<Problem>,
     ) -> JoinedPolicies {
+        let before = problems.len();
         let ParsedPolicies {
             entries,
             templates,
             mut warnings,
             path_problems,
         } = self.policies(slug, files, schema, problems);
+        let templates = Templates {
+            known: &templates,
+            are_all: problems.len() == before,
+        };
         match file.paths == PathRules::default() {
             true => problems.extend(path_problems),
             false => problems.extend(placed_path_problems(&entries, schema.path.as_ref(), &file.paths)),
@@ -396,7 +397,7 @@ impl Loader {
             problems.extend(found);
             Vec::new()
         });
-        problems.extend(duplicate_templates(slug, &templates, &entries));
+        problems.extend(duplicate_templates(slug, templates.known, &entries));
         problems.extend(placed_path_problems(&links, schema.path.as_ref(), &file.paths));
         let entries: Vec<_> = entries.into_iter().chain(links).collect();
         problems.extend(duplicates(&entries));
@@ -547,7 +548,7 @@ fn syntax_problems(slug: &PortalSlug, files: &Files) -> Vec<Problem> {
 fn links(
     slug: &PortalSlug,
     files: &Files,
-    templates: &[Template],
+    templates: &Templates<'_>,
     validator: &Validator,
 ) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
     let name = format!("policies/{slug}/links.json");

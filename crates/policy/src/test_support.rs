@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::load::{Loader, Warnings};
+use crate::load::Loader;
 use crate::revision::Revision;
 use crate::revision::source::{SourceFile, Tree};
 use crate::scope::{IssuerScope, PortalScope};
@@ -32,7 +32,7 @@ pub fn tree<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Tree {
 
 /// The revision of the portal's files; panics with every problem if they are rejected.
 pub fn revision<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Arc<Revision> {
-    let loaded = Loader::new(Warnings::Show, None).load(&portal(), &tree(files), None);
+    let loaded = Loader::new(None).load(&portal(), &tree(files), None);
     match (loaded.revision, loaded.rejected) {
         (Some(revision), None) => revision,
         (_, rejected) => panic!("{rejected:?}"),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::load::Loader;
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::source::Files;
 use cedargate_policy::scope::PortalScope;
@@ -76,7 +76,7 @@ impl Side {
 
 /// A loader for both trees.
 pub(super) fn loader() -> Loader {
-    Loader::new(Warnings::Show, None).untested()
+    Loader::new(None).untested()
 }
 
 impl Portal {

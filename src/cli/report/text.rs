@@ -38,9 +38,7 @@ fn finding(finding: &Finding, source: Source<'_>, paint: Paint) -> String {
     if let Some(Excerpt { number, line, marks }) = &excerpt {
         let bar = paint.dim("|");
         text.push_str(&format!("{} {bar} {line}\n", paint.dim(number)));
-        if !marks.is_empty() {
-            text.push_str(&format!("{:1$} {bar} {2}\n", "", number.len(), paint.red(marks)));
-        }
+        text.push_str(&format!("{:1$} {bar} {2}\n", "", number.len(), paint.red(marks)));
     }
     with_help(text, finding, "  ")
 }
@@ -63,29 +61,31 @@ struct Excerpt {
 fn excerpt(number: usize, finding: &Finding, source: Source<'_>) -> Option<Excerpt> {
     let text = source(finding.file.as_deref()?)?;
     let line = text.lines().nth(number.checked_sub(1)?)?;
-    let from = finding.column.map(|column| characters(line, column));
-    let to = match (finding.end_line, finding.end_column) {
-        (Some(end), Some(column)) if end == number => characters(line, column),
-        (Some(_), _) => line.trim_end().chars().count(),
-        (None, _) => from.unwrap_or_default() + 1,
+    let end = line.trim_end().chars().count();
+    // without a column the place is the line
+    let indent = line.len() - line.trim_start().len();
+    let from = finding.column.map_or(indent, |column| characters(line, column));
+    let to = match (finding.column, finding.end_line, finding.end_column) {
+        (Some(_), Some(last), Some(column)) if last == number => characters(line, column),
+        (None, ..) | (_, Some(_), _) => end,
+        (Some(_), None, _) => from + 1,
     };
     // a long line is cut to the characters around the place
-    let start = from
-        .filter(|from| *from > EXCERPT_CHARS / 2)
-        .map_or(0, |from| from - EXCERPT_CHARS / 4);
+    let start = if from > EXCERPT_CHARS / 2 {
+        from - EXCERPT_CHARS / 4
+    } else {
+        0
+    };
     let shown = |c: char| if c.is_control() { ' ' } else { c };
     let mut cut: String = line.chars().skip(start).take(EXCERPT_CHARS).map(shown).collect();
     if line.chars().count() > start + EXCERPT_CHARS {
         cut.push('…');
     }
-    let marks = from.map(|from| {
-        let width = to.saturating_sub(from).clamp(1, EXCERPT_CHARS);
-        format!("{}{}", " ".repeat(from - start), "^".repeat(width))
-    });
+    let width = to.saturating_sub(from).clamp(1, EXCERPT_CHARS);
     Some(Excerpt {
         number: number.to_string(),
         line: cut,
-        marks: marks.unwrap_or_default(),
+        marks: format!("{}{}", " ".repeat(from - start), "^".repeat(width)),
     })
 }
 

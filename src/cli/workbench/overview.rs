@@ -13,12 +13,11 @@ use crate::cli::diff::changes::formatted;
 use crate::cli::explain::from_log::files;
 use crate::cli::report::{Finding, Severity};
 use crate::cli::tree::{PortalLoad, Workbench};
-use cedargate_policy::load::Warnings;
 
 /// The portals of the tree, and what else the page can show.
 pub(super) fn tree(desk: &Desk, snapshot: &Snapshot) -> Value {
     let workbench = &snapshot.workbench;
-    let loads = workbench.load_untested(Warnings::Show);
+    let loads = workbench.load_untested();
     let portals: Vec<Value> = loads.iter().map(portal).collect();
     let place = workbench.folders().map(|folders| {
         let policies = folders

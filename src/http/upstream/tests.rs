@@ -8,7 +8,7 @@ use std::time::Duration;
 use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::{Caller, Query, QueryForm, decide};
 use cedargate_policy::denial::Denial;
-use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::load::Loader;
 use cedargate_policy::permit::{ForwardedIdentity, Permit};
 use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::revision::source::{SourceFile, Tree};
@@ -216,7 +216,7 @@ fn permit() -> Permit {
         tree.files.0.insert(name.to_owned(), SourceFile::new(text.as_bytes()));
     }
     tree.slugs.insert(portal.slug.clone());
-    let loaded = Loader::new(Warnings::Show, None).load(&portal, &tree, None);
+    let loaded = Loader::new(None).load(&portal, &tree, None);
     let revision = loaded.revision.expect("the portal loads");
     let path = CanonicalPath::parse("/x").unwrap();
     let query = Query {

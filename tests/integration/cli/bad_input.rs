@@ -111,7 +111,7 @@ fn files() -> Vec<BadFile> {
             nested("[", "", "]", DEEP),
             "nested deeper than 64 levels",
         ),
-        bad("policies/p/links.json", nested("[", "", "]", DEEP), "expected [{"),
+        bad("policies/p/links.json", nested("[", "", "]", DEEP), "a link is"),
         bad(
             "policies/p/portal.yaml",
             format!("flags: {}", nested("{a: ", "1", "}", DEEP)),

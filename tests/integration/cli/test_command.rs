@@ -51,6 +51,23 @@ fn coverage_names_what_no_case_reaches_and_min_coverage_exits_4() {
 }
 
 #[test]
+fn an_emergency_forbid_fails_no_test() {
+    let gate_folder = GateFolder::new("http://127.0.0.1:1", "");
+    gate_folder.put(
+        "policies/p/tests/t.yaml",
+        &cases(&[case("pages", "GET /portal/p/page", "allow")]),
+    );
+    gate_folder.put("policies/p/_deny/all.cedar", "forbid (principal, action, resource);\n");
+    let (code, out, error) = gate_folder.run(&["test", "--coverage"]);
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(out.contains("1 passed, 0 failed") && !out.contains("_deny"), "{out}");
+    // the loader of the gate agrees, and the forbid is in force
+    assert_eq!(gate_folder.run(&["validate"]).0, 0);
+    let asked = gate_folder.run(&["authorize", "--url", "/portal/p/page", "--claims", "{\"sub\": \"a\"}"]);
+    assert_eq!(asked.0, 2, "{asked:?}");
+}
+
+#[test]
 fn a_case_whose_request_goes_to_another_portal_fails() {
     let portals = "portals:\n  p: { match: { hosts: ['a.test'], path_prefix: /portal/p }, issuers: [test] }\n  \
                    q: { match: { hosts: ['a.test'], path_prefix: /portal/p/q }, issuers: [test] }\n";

@@ -1,7 +1,7 @@
 //! Unit tests of decision tests: `for`, fixtures, errors of files, coverage.
 
 use super::*;
-use crate::load::{Loader, Warnings};
+use crate::load::Loader;
 use crate::test_support::{portal, tree};
 
 const SCHEMA: &str = r#"
@@ -23,7 +23,7 @@ unless { !resource.open };
 fn with_tests(files: &[(&str, &str)]) -> Arc<Revision> {
     let all = [("schemas/bench.cedarschema", SCHEMA), ("policies/bench/main.cedar", POLICIES)];
     let tree = tree(all.into_iter().chain(files.iter().copied()));
-    let loaded = Loader::new(Warnings::Show, None).untested().load(&portal(), &tree, None);
+    let loaded = Loader::new(None).untested().load(&portal(), &tree, None);
     loaded.revision.unwrap_or_else(|| panic!("{:?}", loaded.rejected))
 }
 
@@ -221,7 +221,7 @@ fn a_file_that_cannot_be_read_leaves_the_others_and_rejects_the_candidate() {
     );
     let all = [("schemas/bench.cedarschema", SCHEMA), ("policies/bench/main.cedar", POLICIES)];
     let tree = tree(all.into_iter().chain(files));
-    let rejected = Loader::new(Warnings::Show, None).load(&portal(), &tree, None).rejected;
+    let rejected = Loader::new(None).load(&portal(), &tree, None).rejected;
     assert_eq!(rejected.map(|error| error.problems.len()), Some(3));
 }
 

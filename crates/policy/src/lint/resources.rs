@@ -34,12 +34,35 @@ fn types_of(linted: &Linted<'_>, entry: &PolicyEntry) -> BTreeSet<EntityTypeName
     match entry.policy().resource_constraint() {
         ResourceConstraint::Is(ty) | ResourceConstraint::IsIn(ty, _) => BTreeSet::from([ty]),
         ResourceConstraint::Eq(uid) => BTreeSet::from([uid.type_name().clone()]),
-        ResourceConstraint::Any | ResourceConstraint::In(_) => {
-            let actions = linted.revision.rules.schema.actions();
-            let covered = actions.filter(|(uid, model)| entry.covers_action(uid, &model.ancestors));
-            covered.flat_map(|(_, model)| model.resources.iter().cloned()).collect()
+        ResourceConstraint::Any => types_of_actions(linted, entry),
+        ResourceConstraint::In(uid) => {
+            let mut types = types_of_actions(linted, entry);
+            types.retain(|ty| may_be_in(linted, ty, uid.type_name()));
+            types
         }
     }
+}
+
+fn types_of_actions(linted: &Linted<'_>, entry: &PolicyEntry) -> BTreeSet<EntityTypeName> {
+    let actions = linted.revision.rules.schema.actions();
+    let covered = actions.filter(|(uid, model)| entry.covers_action(uid, &model.ancestors));
+    covered.flat_map(|(_, model)| model.resources.iter().cloned()).collect()
+}
+
+/// True if the schema lets entities of one type be in one of the other type, directly or through others.
+fn may_be_in(linted: &Linted<'_>, ty: &EntityTypeName, above: &EntityTypeName) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![ty];
+    while let Some(next) = open.pop() {
+        if next == above {
+            return true;
+        }
+        if seen.insert(next) {
+            let model = linted.revision.rules.schema.entity(next);
+            open.extend(model.into_iter().flat_map(|model| &model.member_of));
+        }
+    }
+    false
 }
 
 /// The attributes of the resource that an expression reads.

@@ -3,9 +3,10 @@
 use cedar_policy::{ActionConstraint, Effect, EntityUid, PrincipalConstraint, ResourceConstraint};
 use rustc_hash::FxHashMap;
 
+use super::shared::is_impossible;
 use super::{
     ANY_ACTION, COVERED, EXPIRED, FORBID_MAY_FAIL, Fix, LintFinding, Linted, MISSING_ID, NEVER_APPLIES, PERMIT_ALL,
-    UNKNOWN_ANNOTATION, conditions, each_node, offset_of_line, place_of,
+    UNKNOWN_ANNOTATION, conditions, each_node, place_of,
 };
 use crate::engine::PolicyEntry;
 use crate::portal::path::ancestors_of;
@@ -66,26 +67,25 @@ fn missing_id(linted: &Linted<'_>, entry: &PolicyEntry) -> Option<LintFinding> {
         return None;
     }
     let id = &entry.info.id;
+    let effect = match entry.info.effect {
+        Effect::Permit => "permit",
+        Effect::Forbid => "forbid",
+    };
     let problem = linted.at_policy(
         entry,
-        "",
+        effect,
         format!("has no `@id`, so it is called `{id}` until a policy above it comes or goes"),
     );
     let mut finding = LintFinding::new(
         &MISSING_ID,
         problem.with_help("write `@id(\"…\")` in front of it; `--fix` keeps the name that it has"),
     );
-    let offset = line.and_then(|line| {
-        let text = linted.text(file)?;
-        let start = offset_of_line(text, line)?;
-        let line = text.get(start..)?;
-        // another statement may end on this line
-        let statement = line.find(|c: char| !c.is_whitespace())?;
-        let begins = ["permit", "forbid", "@"]
-            .iter()
-            .any(|word| line.get(statement..).is_some_and(|rest| rest.starts_with(word)));
-        begins.then_some(start + statement)
-    });
+    // of two policies in one line the place does not say which
+    let mut statements = line.into_iter().flat_map(|line| linted.statements_at(file, line));
+    let offset = match (statements.next(), statements.next()) {
+        (Some(statement), None) => Some(statement.offset),
+        _ => None,
+    };
     finding.fix = offset.map(|offset| Fix {
         file: file.to_owned(),
         offset,
@@ -157,7 +157,7 @@ fn may_fail(linted: &Linted<'_>, entry: &PolicyEntry) -> Option<LintFinding> {
     }
     let operator = found?;
     let message = format!("`{operator}` fails for numbers that are too large, and a forbid that fails denies the request");
-    let problem = linted.at_policy(entry, &format!(" {operator} "), message);
+    let problem = linted.at_policy(entry, operator, message);
     Some(LintFinding::new(
         &FORBID_MAY_FAIL,
         problem.with_help("compare the numbers without arithmetic"),
@@ -166,11 +166,7 @@ fn may_fail(linted: &Linted<'_>, entry: &PolicyEntry) -> Option<LintFinding> {
 
 fn never_applies(linted: &Linted<'_>) -> Vec<LintFinding> {
     // Cedar's validator proves it
-    let warnings = linted
-        .revision
-        .warnings
-        .iter()
-        .filter(|warning| warning.message.contains("impossible"));
+    let warnings = linted.revision.warnings.iter().filter(|warning| is_impossible(warning));
     warnings
         .map(|warning| LintFinding::new(&NEVER_APPLIES, warning.clone()))
         .collect()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::load::{Loader, Warnings};
+use crate::load::Loader;
 use crate::openapi::OpenApi;
 use crate::scope::ProviderScope;
 use crate::test_support::{portal, tree};
@@ -73,7 +73,7 @@ fn described(changes: &[Change<'_>], described: Option<&Described<'_>>) -> Vec<L
     }
     let tree = tree(files.iter().map(|(name, text)| (*name, text.as_str())));
     let portal = portal();
-    let loaded = Loader::new(Warnings::Show, None).untested().load(&portal, &tree, None);
+    let loaded = Loader::new(None).untested().load(&portal, &tree, None);
     let revision = loaded.revision.unwrap_or_else(|| panic!("{:?}", loaded.rejected));
     lint(&portal, &revision, NOW, described)
 }
@@ -233,7 +233,7 @@ fn a_route_outside_the_portal_is_found_where_the_prefix_is_known() {
     let mut portal = portal();
     portal.matches.path_prefix = "/shop".to_owned();
     portal.providers = Some(Vec::<ProviderScope>::new());
-    let loaded = Loader::new(Warnings::Show, None).load(&portal, &tree, None);
+    let loaded = Loader::new(None).load(&portal, &tree, None);
     let revision: Arc<Revision> = loaded.revision.unwrap_or_else(|| panic!("{:?}", loaded.rejected));
     let found = lint(&portal, &revision, NOW, None);
     let found: Vec<_> = found.iter().map(|finding| (finding.rule.id, finding.problem.line)).collect();

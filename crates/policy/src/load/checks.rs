@@ -194,8 +194,15 @@ fn split_place(place: &str) -> (&str, Option<usize>) {
     }
 }
 
-/// A path that no request can have would make its rule look right and never match. The problems have no place yet.
-pub(super) fn path_problems(entry: &PolicyEntry, path: Option<&EntityTypeName>, rules: &PathRules) -> Vec<Problem> {
+/// A path of a policy that no request can have; the problem has no place yet.
+pub(super) struct ImpossiblePath {
+    /// As the policy writes it.
+    pub path: String,
+    pub problem: Problem,
+}
+
+/// A path that no request can have would make its rule look right and never match.
+pub(super) fn path_problems(entry: &PolicyEntry, path: Option<&EntityTypeName>, rules: &PathRules) -> Vec<ImpossiblePath> {
     let literals = path.map(|_| entry.policy().entity_literals()).unwrap_or_default();
     let impossible = literals.into_iter().filter(|uid| {
         let is_possible = is_possible_path(uid.id().unescaped(), entry.info.effect, rules);
@@ -204,7 +211,10 @@ pub(super) fn path_problems(entry: &PolicyEntry, path: Option<&EntityTypeName>, 
     impossible
         .map(|uid| {
             let message = format!("policy `{}` names `{uid}`, which no request's path can be", entry.info.id);
-            Problem::new("", message).with_help(path_help(rules))
+            ImpossiblePath {
+                path: uid.to_string(),
+                problem: Problem::new("", message).with_help(path_help(rules)),
+            }
         })
         .collect()
 }
@@ -249,7 +259,8 @@ pub(super) fn placed_path_problems(
             file: file.to_owned(),
             ..problem.at_line(line)
         };
-        path_problems(entry, path, rules).into_iter().map(placed).collect::<Vec<_>>()
+        let found = path_problems(entry, path, rules).into_iter();
+        found.map(|found| placed(found.problem)).collect::<Vec<_>>()
     };
     entries.iter().flat_map(of).collect()
 }
@@ -301,7 +312,7 @@ pub(super) struct ForbiddenPaths<'a> {
 
 impl ForbiddenPaths<'_> {
     /// A public entry must not reach a path that a forbid names: one of the two is a mistake.
-    pub(super) fn problems(&self, slug: &PortalSlug, file: &PortalFile) -> Vec<Problem> {
+    pub(super) fn problems(&self, slug: &PortalSlug, file: &PortalFile, files: &Files) -> Vec<Problem> {
         let mut problems = Vec::new();
         if file.public.is_empty() {
             return problems;
@@ -310,7 +321,13 @@ impl ForbiddenPaths<'_> {
             for (path, reach) in named_paths(entry, self.names) {
                 if let Some(public) = file.public.overlaps(path.id().unescaped(), reach) {
                     let message = format!("public `{public}` reaches `{path}`, which {} names", forbid_text(entry));
-                    problems.push(Problem::new(&portal_yaml(slug), message));
+                    let name = portal_yaml(slug);
+                    let problem = Problem::new(&name, message);
+                    let text = files.get(&name).and_then(|file| file.text(&name).ok()).unwrap_or_default();
+                    problems.push(match text.find(public) {
+                        Some(offset) => problem.at_span(text, offset, public.len()),
+                        None => problem,
+                    });
                 }
             }
         }
@@ -435,7 +452,7 @@ fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, Reach)
 
 #[cfg(test)]
 mod tests {
-    use crate::load::{Loader, Warnings};
+    use crate::load::Loader;
     use crate::scope::PortalScope;
     use crate::test_support::{portal, tree};
 
@@ -454,7 +471,7 @@ mod tests {
                 ("schemas/bench.cedarschema", schema),
                 ("policies/bench/a.cedar", policy.as_str()),
             ];
-            let loaded = Loader::new(Warnings::Show, None).load(at, &tree(files), None);
+            let loaded = Loader::new(None).load(at, &tree(files), None);
             let revision = loaded.revision.unwrap();
             revision.warnings.iter().map(ToString::to_string).collect()
         };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cedar_policy::Effect;
 
 use super::Loader;
-use super::checks::{EMERGENCY_PREFIX, is_folder_gone, placed_path_problems};
+use super::checks::{EMERGENCY_PREFIX, at_place, is_folder_gone, placed_path_problems};
 use crate::engine::PolicyEntry;
 use crate::revision::emergency::EmergencyForbids;
 use crate::revision::problem::Problem;
@@ -120,7 +120,10 @@ impl Loader {
         let parsed = self.cache.parse(name, file, &candidate.schema, &prefix, &mut self.shared)?;
         let permits = parsed.entries.iter().filter(|e| e.info.effect == Effect::Permit);
         let mut problems: Vec<Problem> = permits
-            .map(|e| Problem::new(name, format!("`{}` is a permit; `_deny/` holds forbids only", e.info.id)))
+            .map(|e| {
+                let message = format!("`{}` is a permit; `_deny/` holds forbids only", e.info.id);
+                at_place(&e.info.place, message)
+            })
             .collect();
         problems.extend(parsed.templates.iter().map(|t| {
             let id: &str = t.id().as_ref();

@@ -5,16 +5,14 @@
 //! if there is a mistake: a portal may have a million entities.
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use cedar_policy::{Entities, EntityTypeName, EntityUid};
 use rustc_hash::FxHashMap;
-use serde::Deserialize;
-use serde_json::Value;
 
 use super::checks::{is_path_of_a_request, path_help};
-use super::json_items::{Item, items};
+use super::entity_mistakes::{self, uid_of};
+use super::json_items::items;
 use crate::engine::entities::EntityStore;
 use crate::error_chain::error_chain;
 use crate::hierarchy;
@@ -73,7 +71,8 @@ impl<'a> EntityFile<'a> {
         };
         let text = file.text(&self.name).map_err(|problem| vec![problem])?;
         hierarchy::check_file(text).map_err(|error| vec![Problem::new(&self.name, error.to_string())])?;
-        let parsed = Entities::from_json_str(text, Some(&model.cedar)).map_err(|e| self.unreadable(text, &error_chain(&e)))?;
+        let parsed =
+            Entities::from_json_str(text, Some(&model.cedar)).map_err(|e| self.unreadable(text, model, &error_chain(&e)))?;
         let mut problems = self.duplicates_of(text, model, &parsed);
         problems.extend(self.relations(text, &CallerTypes::new(model, names), &parsed));
         if problems.is_empty() {
@@ -95,33 +94,32 @@ impl<'a> EntityFile<'a> {
             return Vec::new();
         }
         let text = self.file.and_then(|file| file.text(&self.name).ok()).unwrap_or_default();
-        let line = |uid: &EntityUid| {
+        let placed = |uid: &EntityUid, problem: Problem| {
             let id = serde_json::to_string(uid.id().unescaped()).unwrap_or_default();
-            items(text).find(|item| item.text.contains(&id)).map(|item| item.line)
+            let found = items(text).find_map(|item| Some((item.text.find(&id)?, item)));
+            match found {
+                Some((offset, item)) => item.place(&self.name, problem, offset, id.len()),
+                None => problem,
+            }
         };
         let problem = |uid: &EntityUid| {
-            Problem::new(&self.name, format!("names `{uid}`, which no request's path can be"))
-                .at_line(line(uid))
-                .with_help(path_help(rules))
+            let problem = Problem::new(&self.name, format!("names `{uid}`, which no request's path can be"));
+            placed(uid, problem).with_help(path_help(rules))
         };
         let in_another = |uid: &EntityUid| {
             let portal = names
                 .other_portal(store.ancestors(uid))
                 .map(ToString::to_string)
                 .unwrap_or_default();
-            Problem::new(
-                &self.name,
-                format!("`{uid}` is in `{portal}`, and only the configuration may say so"),
-            )
-            .at_line(line(uid))
-            .with_help("remove the parent; a path is in its own portal alone")
+            let message = format!("`{uid}` is in `{portal}`, and only the configuration may say so");
+            placed(uid, Problem::new(&self.name, message)).with_help("remove the parent; a path is in its own portal alone")
         };
         let wrong = wrong.into_iter().map(problem);
         wrong.chain(elsewhere.into_iter().map(in_another)).collect()
     }
 
     /// The mistakes of a text that Cedar does not read.
-    fn unreadable(&self, text: &str, message: &str) -> Vec<Problem> {
+    fn unreadable(&self, text: &str, model: &SchemaModel, message: &str) -> Vec<Problem> {
         if let Err(error) = json::check_integers(text) {
             let problem = Problem::new(&self.name, error.reason).at_line(Some(error.line));
             return vec![Problem {
@@ -131,8 +129,7 @@ impl<'a> EntityFile<'a> {
         }
         let duplicates = self.duplicates(text);
         if duplicates.is_empty() {
-            let line = line_in(message).or_else(|| line_of_named(text, message));
-            return vec![Problem::new(&self.name, message).at_line(line)];
+            return vec![entity_mistakes::problem(&self.name, text, model, message)];
         }
         duplicates
     }
@@ -153,13 +150,12 @@ impl<'a> EntityFile<'a> {
         for item in items(text) {
             let Some(uid) = uid_of(&item) else { continue };
             match seen.get(&uid) {
-                Some(first) => problems.push(
-                    Problem::new(&self.name, format!("entity `{uid}` is already described in line {first}"))
-                        .at_line(Some(item.line))
-                        .with_help("describe it once"),
-                ),
+                Some(first) => {
+                    let problem = Problem::new(&self.name, format!("entity `{uid}` is already described in line {first}"));
+                    problems.push(item.place_whole(&self.name, problem).with_help("describe it once"));
+                }
                 None => {
-                    seen.insert(uid, item.line);
+                    seen.insert(uid, item.begin.line);
                 }
             }
             if problems.len() >= PROBLEMS_MAX {
@@ -181,13 +177,16 @@ impl<'a> EntityFile<'a> {
         if found.is_empty() {
             return Vec::new();
         }
-        let described: FxHashMap<_, _> = items(text).filter_map(|item| Some((uid_of(&item)?, item.line))).collect();
+        let described: FxHashMap<_, _> = items(text).filter_map(|item| Some((uid_of(&item)?, item))).collect();
         let problem = |(uid, message): (EntityUid, String)| {
-            Problem::new(&self.name, message)
-                .at_line(described.get(&uid).copied())
-                .with_help(
-                    "remove the parent; callers, roles and tenants may be in roles and groups, not in a tenant, path or portal",
-                )
+            let problem = Problem::new(&self.name, message);
+            let placed = match described.get(&uid) {
+                Some(item) => item.place_whole(&self.name, problem),
+                None => problem,
+            };
+            placed.with_help(
+                "remove the parent; callers, roles and tenants may be in roles and groups, not in a tenant, path or portal",
+            )
         };
         found.into_iter().map(problem).collect()
     }
@@ -221,32 +220,9 @@ impl CallerTypes {
     }
 }
 
-/// The member of an entity that names it.
-#[derive(Deserialize)]
-struct Named {
-    uid: Value,
-}
-
-fn uid_of(item: &Item<'_>) -> Option<EntityUid> {
-    let named: Named = serde_json::from_str(item.text).ok()?;
-    EntityUid::from_json(named.uid).ok()
-}
-
-/// The line of the first entity that a message of Cedar names.
-fn line_of_named(text: &str, message: &str) -> Option<usize> {
-    let is_named = |item: &Item<'_>| uid_of(item).is_some_and(|uid| message.contains(&format!("`{uid}`")));
-    items(text).find(is_named).map(|item| item.line)
-}
-
-/// `… at line 3 column 5`, as the JSON parser puts it.
-fn line_in(message: &str) -> Option<usize> {
-    let (_, rest) = message.split_once(" at line ")?;
-    usize::from_str(rest.split_whitespace().next()?).ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::load::{Loader, Warnings};
+    use crate::load::Loader;
     use crate::test_support::{portal, tree};
 
     const SCHEMA: &str = "
@@ -281,7 +257,7 @@ mod tests {
             ("policies/bench/all.cedar", "permit(principal, action, resource);"),
             ("policies/bench/entities.json", entities),
         ]);
-        let loaded = Loader::new(Warnings::Show, None).load(&portal(), &files, None);
+        let loaded = Loader::new(None).load(&portal(), &files, None);
         let rejected = loaded.rejected.map(|error| error.problems).unwrap_or_default();
         assert!(
             rejected.iter().all(|p| p.file == "policies/bench/entities.json"),

@@ -279,7 +279,7 @@ fn string_length(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::{Loader, Warnings};
+    use crate::load::Loader;
     use crate::test_support::{portal, tree};
 
     const BASE: &str = "entity Tenant; entity Role; entity Portal; entity Path in [Path, Portal]; entity Order;\n\
@@ -298,7 +298,7 @@ mod tests {
             ("policies/bench/portal.yaml", file),
             ("policies/bench/all.cedar", policies),
         ]);
-        let loaded = Loader::new(Warnings::Show, None).load(&portal(), &files, None);
+        let loaded = Loader::new(None).load(&portal(), &files, None);
         match (loaded.revision, loaded.rejected) {
             (Some(revision), None) => Ok(revision.warnings.clone()),
             (_, rejected) => Err(rejected.unwrap().problems),
@@ -376,7 +376,7 @@ mod tests {
                 removed_headers: headers.clone(),
                 ..portal()
             };
-            let rejected = Loader::new(Warnings::Show, None).load(&portal, &files, None).rejected;
+            let rejected = Loader::new(None).load(&portal, &files, None).rejected;
             let problems = rejected.map(|error| error.problems).unwrap_or_default();
             assert_eq!(problems.len(), usize::from(is_removed), "{name}: {problems:?}");
             assert!(

@@ -11,7 +11,8 @@ use cedar_policy::{Effect, PolicyId, PolicySet};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::checks::path_problems;
+use super::checks::{ImpossiblePath, path_problems};
+use super::statements::find;
 use super::{nesting, policies};
 use crate::engine::PolicyEntry;
 use crate::portal::path::rules::PathRules;
@@ -222,10 +223,12 @@ impl Scope<'_> {
             return fail("the scope is one `permit`, which names the requests that the invariant is about");
         }
         let (errors, warnings) = policies::validate("", &self.text, &set, &self.reader.schema.validator);
+        // the user gave the policies of a statement no names
+        let unnamed = |problem: Problem| Problem { policy: None, ..problem };
         let mut checked = Checked {
             policies: Vec::new(),
-            problems: errors.into_iter().map(placed).collect(),
-            warnings: warnings.into_iter().map(placed).collect(),
+            problems: errors.into_iter().map(unnamed).map(placed).collect(),
+            warnings: warnings.into_iter().map(unnamed).map(placed).collect(),
         };
         let place = placed(Problem::new("", "").at_line(Some(1)));
         let place = format!("{}:{}", place.file, place.line.unwrap_or(1));
@@ -239,9 +242,15 @@ impl Scope<'_> {
             let paths = entry
                 .iter()
                 .flat_map(|entry| path_problems(entry, path, &PathRules::default()));
-            checked.problems.extend(paths.map(|problem| Problem {
-                policy: None,
-                ..self.placed(problem.at_line(Some(1)))
+            checked.problems.extend(paths.map(|ImpossiblePath { path, problem }| {
+                let problem = match find(&self.text, &path) {
+                    Some(offset) => problem.at_span(&self.text, offset, path.len()),
+                    None => problem.at_line(Some(1)),
+                };
+                Problem {
+                    policy: None,
+                    ..self.placed(problem)
+                }
             }));
             checked.policies.extend(entry);
         }
@@ -279,7 +288,7 @@ impl Scope<'_> {
 
 #[cfg(test)]
 mod tests {
-    use crate::load::{Loader, Warnings};
+    use crate::load::Loader;
     use crate::test_support::{portal, tree};
 
     const SCHEMA: &str = "entity Role; entity User in [Role]; entity Doc { owner: User, name?: String };
@@ -292,7 +301,7 @@ mod tests {
             ("policies/bench/a.cedar", "permit (principal, action, resource);"),
             ("policies/bench/invariants.yaml", text),
         ];
-        let loaded = Loader::new(Warnings::Show, None).load(&portal(), &tree(files), None);
+        let loaded = Loader::new(None).load(&portal(), &tree(files), None);
         let problems = loaded.rejected.map(|rejected| rejected.problems).unwrap_or_default();
         let warnings = loaded.revision.iter().flat_map(|revision| revision.warnings.clone());
         let all = loaded

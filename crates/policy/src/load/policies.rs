@@ -18,11 +18,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::checks::path_problems;
-use super::json_items::items;
+use super::checks::{ImpossiblePath, path_problems};
+use super::json_items::{self, items, json_problem};
 use super::nesting::{self, Syntax};
-use super::statements::{Statement, split};
+use super::statements::{Statement, find, split};
 use crate::engine::PolicyEntry;
+use crate::error_chain::error_chain;
 use crate::portal::path::rules::PathRules;
 use crate::revision::PortalSchema;
 use crate::revision::problem::{Position, Problem, merged};
@@ -280,7 +281,13 @@ fn check(item: &Item, text: &str, schema: &PortalSchema) -> Checked {
     let (mut errors, warnings) = validate("", text, &set, &schema.validator);
     errors.extend(added.err().map(|e| Problem::new("", e.to_string())));
     let path_problems = match item {
-        Item::Policy(entry) => path_problems(entry, schema.path.as_ref(), &PathRules::default()),
+        Item::Policy(entry) => path_problems(entry, schema.path.as_ref(), &PathRules::default())
+            .into_iter()
+            .map(|ImpossiblePath { path, problem }| match find(text, &path) {
+                Some(offset) => problem.at_span(text, offset, path.len()),
+                None => problem,
+            })
+            .collect(),
         Item::Template(_) => Vec::new(),
     };
     Checked {
@@ -367,50 +374,79 @@ fn stem(name: &str) -> &str {
 
 pub(super) fn validate(name: &str, text: &str, set: &PolicySet, validator: &Validator) -> (Vec<Problem>, Vec<Problem>) {
     let result = validator.validate(set, ValidationMode::Strict);
-    let place = |error: &dyn Diagnostic| Problem::from_diagnostic(name, text, error);
+    let place = |error: &dyn Diagnostic| {
+        let mut problem = Problem::from_diagnostic(name, text, error);
+        // the problem has the policy as a field
+        if let Some((id, message)) = without_policy(&problem.message) {
+            (problem.policy, problem.message) = (Some(id.into()), message);
+        }
+        if let Some((_, help)) = problem.help.as_deref().and_then(without_policy) {
+            problem.help = Some(help.into());
+        }
+        problem
+    };
     let errors = result.validation_errors().map(|e| place(e)).collect();
     let warnings = result.validation_warnings().map(|w| place(w)).collect();
     (merged(errors), merged(warnings))
 }
 
+/// ``for policy `id`, …``: the id, and the rest.
+fn without_policy(text: &str) -> Option<(String, String)> {
+    let (id, rest) = text.strip_prefix("for policy `")?.split_once("`, ")?;
+    Some((id.to_owned(), rest.to_owned()))
+}
+
+/// The templates that links may name.
+pub(super) struct Templates<'a> {
+    pub known: &'a [Template],
+    /// False if a policy file could not be read: it may hold the template that seems to be missing.
+    pub are_all: bool,
+}
+
 /// Template links from `links.json`, linked against every template of the portal and validated.
 ///
 /// The Cedar CLI's names for the members (`template_id`, `link_id`, `args`) are understood too.
-pub fn link(
+pub(super) fn link(
     name: &str,
     file: &SourceFile,
-    templates: &[Template],
+    templates: &Templates<'_>,
     validator: &Validator,
 ) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
     let text = file.text(name).map_err(|p| vec![p])?;
     let links: Vec<Link> = serde_json::from_str(text).map_err(|e| {
-        let problem = Problem::new(
-            name,
-            format!("{e}; expected [{{\"template\": …, \"id\": …, \"slots\": {{…}}}}]"),
-        );
-        vec![problem.at_line(Some(e.line()))]
+        let problem = json_problem(name, &e, &e.to_string());
+        vec![problem.with_help("a link is `{ \"template\": …, \"id\": …, \"slots\": { … } }`")]
     })?;
     let mut set = PolicySet::new();
-    for template in templates {
+    for template in templates.known {
         // duplicates were found when the files were joined
         let _known = set.add_template(template.clone());
     }
     let mut problems = Vec::new();
-    let lines: Vec<usize> = items(text).map(|item| item.line).collect();
-    for (link, line) in links.iter().zip(&lines) {
+    let places: Vec<json_items::Item<'_>> = items(text).collect();
+    for (link, item) in links.iter().zip(&places) {
+        if !templates.are_all && set.template(&PolicyId::new(&link.template)).is_none() {
+            continue;
+        }
         if let Err(message) = add_link(&mut set, link) {
-            problems.push(Problem::new(name, format!("link `{}`: {message}", link.id)).at_line(Some(*line)));
+            problems.push(item.place_whole(name, Problem::new(name, format!("link `{}`: {message}", link.id))));
         }
     }
     let (errors, _) = validate(name, "", &set, validator);
-    problems.extend(errors);
+    problems.extend(errors.into_iter().map(|problem| {
+        let mut linked = links.iter().zip(&places);
+        match linked.find(|(link, _)| problem.policy.as_deref() == Some(link.id.as_str())) {
+            Some((_, item)) => item.place_whole(name, problem),
+            None => problem,
+        }
+    }));
     let mut entries = Vec::with_capacity(links.len());
-    for (link, line) in links.iter().zip(&lines) {
+    for (link, item) in links.iter().zip(&places) {
         let linked = set.policy(&PolicyId::new(&link.id));
-        let place = format!("{name}:{line}");
+        let place = format!("{name}:{}", item.begin.line);
         entries.extend(linked.and_then(|policy| PolicyEntry::new(policy, place)).map(Arc::new));
     }
-    if problems.is_empty() && entries.len() != links.len() {
+    if problems.is_empty() && templates.are_all && entries.len() != links.len() {
         problems.push(Problem::new(name, "a link cannot be used as a policy"));
     }
     if problems.is_empty() { Ok(entries) } else { Err(problems) }
@@ -435,5 +471,6 @@ fn add_link(set: &mut PolicySet, link: &Link) -> Result<(), String> {
     if set.template(&template).is_none() {
         return Err(format!("there is no template `{}`", link.template));
     }
-    set.link(template, PolicyId::new(&link.id), slots).map_err(|e| e.to_string())
+    set.link(template, PolicyId::new(&link.id), slots)
+        .map_err(|e| error_chain(&e))
 }

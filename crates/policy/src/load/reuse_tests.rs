@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-use super::{Loaded, Loader, Revision, Warnings};
+use super::{Loaded, Loader, Revision};
 use crate::engine::PolicyEntry;
 use crate::revision::source::{SourceFile, Tree};
 use crate::scope::PortalScope;
@@ -54,7 +54,7 @@ fn entry<'a>(revision: &'a Revision, id: &str) -> &'a Arc<PolicyEntry> {
 }
 
 fn loader() -> Loader {
-    Loader::new(Warnings::Show, None)
+    Loader::new(None)
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn a_rejected_edit_forgets_nothing() {
             ("policies/a/x.cedar", text),
         ])
     };
-    let mut loader = Loader::new(Warnings::Show, Some(sync_channel(1).0));
+    let mut loader = Loader::new(Some(sync_channel(1).0));
     let before = loaded(&mut loader, "a", &files("title: a", &rule("one")), None);
     rejected(&mut loader, "a", &files("nonsense: 1", &rule("one")), Some(&before));
     rejected(&mut loader, "a", &files("title: a", "permit("), Some(&before));

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Loader, Warnings};
+use super::Loader;
 use crate::revision::problem::Problem;
 use crate::test_support::{portal, tree};
 
@@ -25,7 +25,7 @@ fn problems(files: &[(&str, &str)]) -> Vec<Problem> {
     let usual = [("schemas/bench.cedarschema", SCHEMA), ("policies/bench/all.cedar", OPEN)];
     let tree = tree(usual.into_iter().chain(files.iter().copied()));
     let began = Instant::now();
-    let loaded = Loader::new(Warnings::Show, None).load(&portal(), &tree, None);
+    let loaded = Loader::new(None).load(&portal(), &tree, None);
     let took = began.elapsed();
     assert!(took < BOUND, "{took:?}");
     loaded.rejected.map(|error| error.problems).unwrap_or_default()
@@ -184,7 +184,7 @@ fn many_forbids_of_one_large_group_make_a_bounded_number_of_warnings() {
         ("policies/bench/entities.json", members.as_str()),
     ]);
     let began = Instant::now();
-    let loaded = Loader::new(Warnings::Show, None).load(&portal(), &tree, None);
+    let loaded = Loader::new(None).load(&portal(), &tree, None);
     let took = began.elapsed();
     assert!(took < BOUND, "{took:?}");
     let warnings = &loaded.revision.unwrap().warnings;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use cedar_policy::{Schema, SchemaFragment, Validator};
 
 use super::nesting::{self, Syntax};
+use super::statements::find;
 use crate::context::ContextPlans;
 use crate::digest::sha256_of;
 use crate::revision::PortalSchema;
@@ -130,9 +131,27 @@ fn names(slug: &PortalSlug) -> [String; 2] {
     ]
 }
 
+/// Some errors have no place, and name what they are about as `Action::"name"`.
+fn at_quoted_name(problem: Problem, text: &str) -> Problem {
+    let name = problem.message.split('"').nth(1).unwrap_or_default().to_owned();
+    match find(text, &name).filter(|_| !name.is_empty()) {
+        Some(offset) => problem.at_span(text, offset, name.len()),
+        None => problem,
+    }
+}
+
 /// An error in the joined text belongs to the file that the place falls into.
 fn in_joined(names: &[String], files: &Files, joined: &str, error: &dyn miette::Diagnostic) -> Problem {
     let problem = Problem::from_diagnostic("schemas/", joined, error);
+    // of two declarations of one name the later one is the mistake: the portal's own text comes last
+    let last = error
+        .labels()
+        .and_then(|labels| labels.max_by_key(miette::LabeledSpan::offset));
+    let problem = match (last, problem.line) {
+        (Some(label), _) => problem.at_span(joined, label.offset(), label.len()),
+        (None, None) => at_quoted_name(problem, joined),
+        (None, Some(_)) => problem,
+    };
     let mut first_line = 0;
     for name in names {
         let Some(text) = files.get(name).and_then(|f| f.text(name).ok()) else {

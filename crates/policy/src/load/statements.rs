@@ -50,6 +50,27 @@ pub fn split(text: &str) -> Option<Vec<Statement<'_>>> {
     start.is_none().then_some(all)
 }
 
+/// The bytes before `needle` in a statement; strings and comments do not count, unless it begins with one.
+pub fn find(text: &str, needle: &str) -> Option<usize> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut before = ' ';
+    let mut chars = text.char_indices().peekable();
+    while let Some((offset, char)) = chars.next() {
+        let rest = text.get(offset..)?;
+        let is_inside_word = is_word(before) && needle.starts_with(is_word);
+        if rest.starts_with(needle) && !is_inside_word {
+            return Some(offset);
+        }
+        before = char;
+        match char {
+            '/' if chars.peek().is_some_and(|(_, next)| *next == '/') => skip_line(&mut chars),
+            '"' => skip_string(&mut chars),
+            _ => {}
+        }
+    }
+    None
+}
+
 /// Counts lines in one pass for all statements.
 #[derive(Default)]
 struct Cursor {
@@ -79,6 +100,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn words_are_found_outside_of_strings_and_comments() {
+        let text = "@advice(\"permit\") // permit\nunpermit permit (principal == R::\"a\")";
+        assert_eq!(find(text, "permit"), text.rfind("permit"));
+        assert_eq!(find(text, "R::\"a\""), text.find("R::"));
+        assert_eq!((find(text, "a\""), find(text, "@advice")), (None, Some(0)));
+    }
     use crate::revision::problem::position;
 
     #[test]

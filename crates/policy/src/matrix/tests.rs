@@ -7,7 +7,7 @@ use super::*;
 use crate::claims::unsigned_identity;
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
 use crate::decision::{Caller, Query, QueryForm, decide};
-use crate::load::{Loader, Warnings};
+use crate::load::Loader;
 use crate::test_support::{portal, tree};
 
 const SCHEMA: &str = r#"
@@ -32,7 +32,7 @@ fn revision(policies: &str) -> Arc<Revision> {
         ("policies/bench/entities.json", ENTITIES.to_owned()),
     ];
     let tree = tree(files.iter().map(|(name, text)| (*name, text.as_str())));
-    let loaded = Loader::new(Warnings::Show, None).load(&portal(), &tree, None);
+    let loaded = Loader::new(None).load(&portal(), &tree, None);
     loaded.revision.unwrap_or_else(|| panic!("{:?}", loaded.rejected))
 }
 

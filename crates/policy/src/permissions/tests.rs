@@ -8,7 +8,7 @@ use super::*;
 use crate::claims::unsigned_identity;
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
 use crate::decision::{Caller, Query, QueryForm, decide};
-use crate::load::{Loader, Warnings};
+use crate::load::Loader;
 use crate::test_support::{portal, tree};
 
 const SCHEMA: &str = r#"
@@ -48,7 +48,7 @@ fn try_revision(policies: &str) -> Result<Arc<Revision>, String> {
             "flags: { beta: true, old: false }\ncontext: { supplied: [mfa] }\n",
         ),
     ]);
-    let loaded = Loader::new(Warnings::Show, None).load(&portal(), &tree, None);
+    let loaded = Loader::new(None).load(&portal(), &tree, None);
     loaded.revision.ok_or_else(|| format!("{:?}", loaded.rejected))
 }
 

@@ -198,11 +198,15 @@ fn in_schemas(rest: &[&str]) -> Option<Found> {
     }
 }
 
-/// True for `x.cedar` and `x.cedarschema` in any case, with or without one more ending that texts have.
+/// True for `x.cedar` and `x.cedarschema` in any case, with or without one more ending that texts have, and for a misspelt ending.
 fn looks_like_policy(file: &str) -> bool {
     let lower = file.to_lowercase();
     let mut endings = lower.split('.').skip(1);
-    endings.any(|ending| matches!(ending, "cedar" | "cedarschema")) && is_content(file)
+    let is_misspelt = endings
+        .clone()
+        .last()
+        .is_some_and(|ending| misspelt(ending, &["cedar", "cedarschema"], 1).is_some());
+    is_misspelt || (endings.any(|ending| matches!(ending, "cedar" | "cedarschema")) && is_content(file))
 }
 
 /// True for a policy file whose name got an ending that takes it out of force: `x.cedar.disabled`.
@@ -279,6 +283,9 @@ mod tests {
             ("policies/shop/_deny/lock.yaml", Some("shop")),
             ("policies/shop/lock.cedar.json", Some("shop")),
             ("policies/shop/main.Cedar", Some("shop")),
+            ("policies/shop/main.ceder", Some("shop")),
+            ("policies/_shared/main.cedr", None),
+            ("schemas/shop.cedarscheme", Some("shop")),
             ("policies/shop/shop.cedarschema", Some("shop")),
             ("policies/shop/link.json", Some("shop")),
             ("policies/shop/entity.json", Some("shop")),
@@ -316,6 +323,7 @@ mod tests {
             "policies/_shared/tests/cases.yaml",
             "policies/shop/log.json",
             "policies/shop/logo.png",
+            "policies/shop/corp.cer",
             "policies/shop/_deny/lock.cedar.disabled",
             "policies/shop/candidate/deeper/x.cedar",
             "policies/shop/candidate/links.json",

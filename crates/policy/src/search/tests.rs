@@ -5,7 +5,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::json;
 
 use super::*;
-use crate::load::{Loader, Warnings};
+use crate::load::Loader;
 use crate::test_support::{portal, tree};
 
 const SCHEMA: &str = r#"
@@ -64,7 +64,7 @@ fn try_revision(policies: &str) -> Result<Arc<Revision>, String> {
         ("policies/bench/entities.json", &entities()),
         ("policies/bench/portal.yaml", "context: { supplied: [mfa] }\n"),
     ]);
-    let loaded = Loader::new(Warnings::Show, None).load(&portal(), &tree, None);
+    let loaded = Loader::new(None).load(&portal(), &tree, None);
     loaded.revision.ok_or_else(|| format!("{:?}", loaded.rejected))
 }
 
