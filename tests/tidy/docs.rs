@@ -133,6 +133,31 @@ fn between(text: &str, start: &str, end: &str) -> String {
         .to_owned()
 }
 
+/// The section whose tests are those of the packages, named once above its controls.
+const TESTED_AS_A_WHOLE: &str = "Gate → page";
+
+/// Each item of a list is a control or a promise; prose says what is out of scope.
+#[test]
+fn every_control_of_the_threat_model_names_a_test() {
+    let text = fs::read_to_string("docs/threat-model.md").unwrap();
+    let sections = text.split("\n## ").filter(|section| !section.starts_with(TESTED_AS_A_WHOLE));
+    let items = sections.flat_map(|section| section.split("\n- ").skip(1));
+    let items: Vec<&str> = items.map(|item| item.split("\n\n").next().unwrap_or(item)).collect();
+    assert!(items.len() > 100, "the threat model has {} controls", items.len());
+    let is_test = |word: &str| (word.matches('_').count() > 2 && !word.contains(['.', ' '])) || word.contains("/tests/");
+    let untested = items.iter().filter(|item| !item.split('`').skip(1).step_by(2).any(is_test));
+    report(
+        &untested
+            .map(|item| {
+                format!(
+                    "docs/threat-model.md: names no test: {}",
+                    item.lines().next().unwrap_or_default()
+                )
+            })
+            .collect::<Vec<_>>(),
+    );
+}
+
 /// A control is only as good as the test that the threat model names for it.
 #[test]
 fn every_test_that_the_threat_model_names_exists() {
