@@ -186,6 +186,18 @@ rm secrets/trial-issuer.pem secrets/alice.password headers
     )
 }
 
+/// Another replica of the tenant's gate, with the same Redis. It has verified both of alice's proofs before the offboarding begins.
+const SECOND_REPLICA: &str = r#"
+sed 's/127.0.0.1:8900/127.0.0.1:8910/; s/127.0.0.1:8901/127.0.0.1:8911/; s/127.0.0.1:8903/127.0.0.1:8913/
+     s/control.sock/second.sock/; s/state_dir: state/state_dir: state-2/; s/decisions.jsonl/second.jsonl/' cedargate.yaml > second.yaml
+mkdir -p state-2
+cedargate serve --config second.yaml > second.log 2>&1 &
+until cedargate healthcheck --ready --config second.yaml > /dev/null 2>&1; do sleep 0.2; done
+second() { curl -s -o /dev/null -w '%{http_code}' -H "Host: $HOST" -H "$1" http://127.0.0.1:8910/orders/7; }
+PROOFS=("Authorization: Bearer $(cat alice.token)" "Cookie: $session")
+for proof in "${PROOFS[@]}"; do test "$(second "$proof")" = 200; done
+"#;
+
 /// The blocks of several pages, one script. `# page` lines say where it was if it fails.
 fn script() -> String {
     let onboarding = shell("docs/runbooks/tenant-onboarding.md");
@@ -221,6 +233,7 @@ fn script() -> String {
         parts.extend(shell(page));
         parts.push(after);
     }
+    parts.push(SECOND_REPLICA.to_owned());
     parts.push("echo 'page docs/runbooks/tenant-offboarding.md'".to_owned());
     for (n, block) in shell("docs/runbooks/tenant-offboarding.md").into_iter().enumerate() {
         parts.push(block);
@@ -229,7 +242,11 @@ fn script() -> String {
             0 => parts.push(format!("{allowed} 403\n{logged_in} 403")),
             // revoked: nothing of the tenant proves a caller any more, also not one that the gate had verified a moment before
             1 => parts.push(format!(
-                "sleep 1\n{allowed} 401\n{logged_in} 401\n\
+                "for proof in \"${{PROOFS[@]}}\"; do\n\
+                 for _ in $(seq 50); do test \"$(second \"$proof\")\" = 401 && break || sleep 0.2; done\n\
+                 test \"$(second \"$proof\")\" = 401\ndone\n\
+                 cedargate drain --wait --config second.yaml\n\
+                 sleep 1\n{allowed} 401\n{logged_in} 401\n\
                  test -z \"$(cedargate sessions list --tenant \"$TENANT\" --config cedargate.yaml | grep alice)\""
             )),
             _ => {}
@@ -266,6 +283,9 @@ fn a_newcomer_onboards_rotates_restores_and_offboards_a_tenant_word_for_word() {
         ("127.0.0.1:8900", free_port()),
         ("127.0.0.1:8901", free_port()),
         ("127.0.0.1:8903", free_port()),
+        ("127.0.0.1:8910", free_port()),
+        ("127.0.0.1:8911", free_port()),
+        ("127.0.0.1:8913", free_port()),
         ("127.0.0.1:3000", app()),
         ("127.0.0.1:6379", redis),
     ];
