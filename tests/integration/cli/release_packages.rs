@@ -133,6 +133,41 @@ fn a_flag_belongs_to_the_contract() {
 }
 
 #[test]
+fn a_route_belongs_to_the_contract() {
+    let repository = Repository::new();
+    let portal = "policies/customer/portal.yaml";
+    let text = repository.read(portal);
+    let route =
+        "  - { route: \"GET /portal/customer/items/{item}\", action: viewItem, resource: { type: Item, id: \"{item}\" } }\n";
+    assert!(text.contains(route), "{text}");
+    for (changed, says) in [
+        // another spelling, a comment and another order say the same
+        (
+            text.replace(
+                route,
+                "  # one item\n  - route: 'GET /portal/customer/items/{item}'\n    resource: { id: '{item}', type: Item }\n    action: viewItem\n",
+            ),
+            "1.2.3 -> 1.2.3  unchanged  ok",
+        ),
+        (
+            text.replace(route, &format!("{route}{}", route.replace("/items/", "/things/"))),
+            "minor  TOO SMALL, needs 1.3.0",
+        ),
+        (
+            text.replace(route, &route.replace("viewItem", "editItem")),
+            "route GET /portal/customer/items/{item}: it means something else",
+        ),
+        (text.replace(route, ""), "route GET /portal/customer/items/{item}: removed"),
+    ] {
+        repository.write(portal, &changed);
+        let (code, said) = repository.versions(&["v1"]);
+        assert!(said.contains(says), "{changed}\n{said}");
+        assert_eq!(code, if says.ends_with("ok") { 0 } else { 4 }, "{said}");
+        assert_eq!(said.contains("needs 2.0.0"), says.starts_with("route"), "{said}");
+    }
+}
+
+#[test]
 fn a_changed_package_needs_a_version_and_a_test_of_it_needs_none() {
     let repository = Repository::new();
     repository.write("packages/rbac/src/index.test.ts", "test");
