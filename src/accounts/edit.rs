@@ -154,7 +154,30 @@ impl UsersEditor {
             user.password = password.clone();
         }
         let by_hand = format!("  {}:\n    password: \"{}\"\n", yaml_key(name), password.to_text());
-        let text = replace_password(&self.text, name, &password.to_text());
+        let text = replace_value(&self.text, name, "password", &password.to_text());
+        self.write(text, &expected, &by_hand)
+    }
+
+    /// Gives an account another second factor, or takes it away.
+    pub fn set_totp(&self, name: &str, totp: Option<&TotpSecret>) -> Result<(), EditError> {
+        let had = self.find(name)?.totp.is_some();
+        let mut expected = self.users_by_name();
+        if let Some(user) = expected.get_mut(name) {
+            user.totp = totp.cloned();
+        }
+        let key = yaml_key(name);
+        let (text, by_hand) = match totp.map(TotpSecret::to_text) {
+            Some(secret) => {
+                let text = if had {
+                    replace_value(&self.text, name, "totp", &secret)
+                } else {
+                    insert_totp(&self.text, name, &secret)
+                };
+                (text, format!("  {key}:\n    totp: \"{secret}\"\n"))
+            }
+            None if had => (remove_totp(&self.text, name), format!("  remove `totp` of `{key}`\n")),
+            None => return Err(EditError::Name(format!("`{name}` has no second factor"))),
+        };
         self.write(text, &expected, &by_hand)
     }
 
@@ -302,30 +325,50 @@ fn insert_user(text: &str, new: &NewUser) -> Option<String> {
     Some(edited)
 }
 
-/// The text with another hash for the account; `None` if the old hash is not plain text in one line.
-fn replace_password(text: &str, name: &str, hash: &str) -> Option<String> {
+/// A key of an account: the index of its line, and its value; `None` if the value is not plain text.
+fn value_of(text: &str, name: &str, key: &str) -> Option<(usize, String)> {
     let root = parse_tree(text)?;
     let Shape::Map(users) = &root.child("users")?.shape else {
         return None;
     };
-    let (_, _, user) = users.iter().find(|(key, ..)| key == name)?;
-    let password = user.child("password")?;
-    let Shape::Text(old_hash) = &password.shape else {
+    let (_, _, user) = users.iter().find(|(found, ..)| found == name)?;
+    let value = user.child(key)?;
+    let Shape::Text(old) = &value.shape else {
         return None;
     };
-    let hash_line = line_index(&password.origin)?;
-    let mut edited = String::new();
-    for (n, line) in text.split_inclusive('\n').enumerate() {
-        if n != hash_line {
-            edited.push_str(line);
-            continue;
-        }
-        if line.matches(old_hash.as_str()).count() != 1 {
-            return None;
-        }
-        edited.push_str(&line.replacen(old_hash.as_str(), hash, 1));
-    }
-    Some(edited)
+    Some((line_index(&value.origin)?, old.clone()))
+}
+
+/// The text with the line of this index changed; `None` if `change` gives none.
+fn with_line(text: &str, index: usize, change: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let lines = text.split_inclusive('\n').enumerate();
+    lines
+        .map(|(n, line)| if n == index { change(line) } else { Some(line.to_owned()) })
+        .collect()
+}
+
+/// The text with another value for a key of the account; `None` if the old value is not plain text in one line.
+fn replace_value(text: &str, name: &str, key: &str, value: &str) -> Option<String> {
+    let (index, old) = value_of(text, name, key)?;
+    with_line(text, index, |line| {
+        (line.matches(old.as_str()).count() == 1).then(|| line.replacen(old.as_str(), value, 1))
+    })
+}
+
+/// The text with a second factor below the account's password; `None` if the password has no line of its own.
+fn insert_totp(text: &str, name: &str, secret: &str) -> Option<String> {
+    let (index, _) = value_of(text, name, "password")?;
+    with_line(text, index, |line| {
+        let newline = if line.ends_with('\n') { "" } else { "\n" };
+        let has_own_line = line.trim_start().starts_with("password:");
+        has_own_line.then(|| format!("{line}{newline}{}totp: \"{secret}\"\n", indent_of(line)))
+    })
+}
+
+/// The text without the account's second factor; `None` if it has no line of its own.
+fn remove_totp(text: &str, name: &str) -> Option<String> {
+    let (index, _) = value_of(text, name, "totp")?;
+    with_line(text, index, |line| line.trim_start().starts_with("totp:").then(String::new))
 }
 
 /// The text without the lines of the account; `None` if it has no lines of its own.
@@ -422,6 +465,33 @@ mod tests {
             assert!(after.contains(line), "{after}");
             assert_eq!(after.replace("NEW", "HASH"), COMMENTED);
         }
+    }
+
+    #[test]
+    fn second_factor_is_one_line_that_is_added_replaced_and_removed() {
+        let (one, two) = (TotpSecret::generate().unwrap(), TotpSecret::generate().unwrap());
+        let with = edited(COMMENTED, |users| users.set_totp("alice", Some(&one))).unwrap();
+        let line = format!("        totp: \"{}\"\n", one.to_text());
+        assert_eq!(with.replace(&line, ""), COMMENTED);
+        assert!(with.contains(&format!("# rotate in may\n{line}")), "{with}");
+        let again = edited(&with, |users| users.set_totp("alice", Some(&two))).unwrap();
+        assert_eq!(again, with.replace(&one.to_text(), &two.to_text()));
+        assert_eq!(edited(&again, |users| users.set_totp("alice", None)).unwrap(), COMMENTED);
+        // the last line of a file without a newline
+        let bare = edited("users:\n  a:\n    password: \"HASH\"", |users| {
+            users.set_totp("a", Some(&one))
+        })
+        .unwrap();
+        assert!(bare.ends_with(&format!("\n    totp: \"{}\"\n", one.to_text())), "{bare}");
+        let flow = edited(COMMENTED, |users| users.set_totp("bob", Some(&one))).unwrap_err();
+        assert!(flow.contains("by hand") && flow.contains(&one.to_text()), "{flow}");
+        let none = edited(COMMENTED, |users| users.set_totp("bob", None)).unwrap_err();
+        assert!(none.contains("has no second factor"), "{none}");
+        assert!(
+            edited(COMMENTED, |users| users.set_totp("alic", None))
+                .unwrap_err()
+                .contains("did you mean `alice`")
+        );
     }
 
     #[test]

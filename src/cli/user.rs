@@ -16,6 +16,8 @@ pub(crate) enum UserCommand {
     Add(AddArgs),
     /// Set a new password; sessions of the account end where the file is served
     Passwd(PasswdArgs),
+    /// Give an account a new second factor, or take it away; sessions of the account end where the file is served
+    Totp(TotpArgs),
     /// Remove an account; its sessions end where the file is served
     Remove(RemoveArgs),
     /// Print the account's one-time code of now, as its authenticator app shows it
@@ -76,6 +78,16 @@ pub(crate) struct PasswdArgs {
 }
 
 #[derive(clap::Args)]
+pub(crate) struct TotpArgs {
+    name: String,
+    #[command(flatten)]
+    users_file: UsersFileArgs,
+    /// Take the second factor away: the password alone logs in
+    #[arg(long)]
+    remove: bool,
+}
+
+#[derive(clap::Args)]
 pub(crate) struct RemoveArgs {
     name: String,
     #[command(flatten)]
@@ -89,6 +101,7 @@ pub(crate) fn run(command: &UserCommand) -> Exit {
     Exit::print_or_usage(match command {
         UserCommand::Add(args) => add(args),
         UserCommand::Passwd(args) => set_password(args),
+        UserCommand::Totp(args) => set_totp(args),
         UserCommand::Remove(args) => remove(args),
         UserCommand::Code(args) => code(args),
         UserCommand::List(users_file) => list(users_file),
@@ -143,6 +156,22 @@ fn set_password(args: &PasswdArgs) -> Result<String, String> {
     let users = UsersEditor::open(&path).map_err(|e| e.to_string())?;
     users.set_password(&args.name, &hash).map_err(|e| e.to_string())?;
     Ok(format!("`{}` has a new password in {}\n", args.name, path.display()))
+}
+
+fn set_totp(args: &TotpArgs) -> Result<String, String> {
+    let path = args.users_file.path()?;
+    check_exists(&path)?;
+    let secret = (!args.remove).then(TotpSecret::generate).transpose()?;
+    let users = UsersEditor::open(&path).map_err(|e| e.to_string())?;
+    users.set_totp(&args.name, secret.as_ref()).map_err(|e| e.to_string())?;
+    let (name, file) = (&args.name, path.display());
+    Ok(match secret {
+        Some(secret) => format!(
+            "`{name}` has a new second factor in {file}\n{}\n",
+            secret.address(name, "cedargate")
+        ),
+        None => format!("`{name}` has no second factor in {file} any more\n"),
+    })
 }
 
 fn remove(args: &RemoveArgs) -> Result<String, String> {

@@ -68,6 +68,31 @@ fn accounts_are_added_changed_listed_and_removed() {
 }
 
 #[test]
+fn a_second_factor_is_given_to_an_account_that_is_there_and_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |first: &[&str]| user(folder.path(), &[first, &FILE[..2]].concat(), "");
+    assert_eq!(
+        user(folder.path(), &[&["add", "ada"][..], &FILE].concat(), "correct horse").0,
+        0
+    );
+    assert_eq!(run(&["code", "ada"]).0, 64);
+    let (status, given, error) = run(&["totp", "ada"]);
+    assert_eq!((status, error.as_str()), (0, ""));
+    assert!(given.contains("\notpauth://totp/cedargate:ada?"), "{given}");
+    let code = run(&["code", "ada"]);
+    assert!(code.0 == 0 && code.1.trim().len() == 6, "{code:?}");
+    let (_, again, _) = run(&["totp", "ada"]);
+    assert_ne!(given, again, "a new secret");
+    assert_eq!(run(&["totp", "ada", "--remove"]).0, 0);
+    let (status, _, error) = run(&["totp", "ada", "--remove"]);
+    assert!(status == 64 && error.contains("has no second factor"), "{error}");
+    let (status, _, error) = run(&["totp", "adda"]);
+    assert!(status == 64 && error.contains("did you mean `ada`"), "{error}");
+    let (status, _, error) = user(folder.path(), &["totp", "ada", "--file", "nowhere.yaml"], "");
+    assert!(status == 64 && error.contains("user add"), "{error}");
+}
+
+#[test]
 fn a_mistaken_user_command_changes_no_file_and_names_the_fix() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("users.yaml");

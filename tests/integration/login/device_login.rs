@@ -23,8 +23,13 @@ struct Login {
 
 impl Login {
     fn start(issuer: &str, more: &[&str]) -> Self {
+        Self::start_at(&["--issuer", issuer], more)
+    }
+
+    fn start_at(provider: &[&str], more: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_cedargate"))
-            .args(["login", "--issuer", issuer, "--client-id", "cli"])
+            .args(["login", "--client-id", "cli"])
+            .args(provider)
             .args(more)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -115,6 +120,55 @@ fn a_token_of_the_device_flow_opens_the_gate() {
     approve(&login);
     let (code, id_token) = login.finish();
     assert_eq!((code, id_token.trim().split('.').count()), (0, 3), "{id_token}");
+}
+
+#[test]
+fn the_provider_is_one_of_the_configuration_and_the_client_never_the_gates_own() {
+    let provider = provider();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cedargate.yaml");
+    let file = path.to_str().unwrap();
+    let configured = |providers: &str| {
+        let text = format!(
+            "public_url: https://shop.test\nupstream: {{ url: 'http://127.0.0.1:1' }}\n\
+             issuers:\n  - {{ name: corp, issuer: '{}', audiences: [api] }}\n  - {{ name: other, issuer: 'https://id.test/', audiences: [api] }}\n\
+             login: {{ providers: {{ {providers} }} }}\n",
+            provider.issuer()
+        );
+        std::fs::write(&path, text).unwrap();
+    };
+    let client = "client_id: gate, client_secret_file: secret";
+    let both = format!("corp: {{ issuer: corp, {client} }}, partner: {{ issuer: other, {client} }}");
+    let local = "staff: { users_file: users.yaml }";
+    std::fs::write(folder.path().join("secret"), "of the gate").unwrap();
+    std::fs::write(folder.path().join("users.yaml"), "users: {}\n").unwrap();
+    configured(&both);
+    let refused = |arguments: &[&str], client: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cedargate"))
+            .args(["login", "--config", file, "--client-id", client])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for arguments in [&[][..], &["--provider", "nobody"]] {
+        let told = refused(arguments, "cli");
+        assert!(told.contains("--provider (corp, partner)"), "{told}");
+    }
+    assert!(refused(&["--provider", "corp"], "gate").contains("the gate's own client"));
+    let login = Login::start_at(&["--config", file, "--provider", "corp"], &[]);
+    approve(&login);
+    let (code, token) = login.finish();
+    assert_eq!((code, token.trim().split('.').count()), (0, 3));
+    // the only provider with tokens needs no name
+    configured(&format!("corp: {{ issuer: corp, {client} }}, {local}"));
+    let login = Login::start_at(&["--config", file], &[]);
+    approve(&login);
+    assert_eq!(login.finish().0, 0);
+    assert!(refused(&["--provider", "staff"], "cli").contains("OpenID Connect provider"));
+    std::fs::write(&path, "upstrem: {}\n").unwrap();
+    assert!(refused(&[], "cli").contains("name the provider with --issuer"));
 }
 
 #[test]
