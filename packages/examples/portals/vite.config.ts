@@ -3,8 +3,8 @@ import react from "@vitejs/plugin-react";
 import { defineConfig } from "vite";
 
 const TITLES = new Map([
-  ["customer", "Shop"],
-  ["admin", "Shop administration"],
+  ["customer", "Demo shop"],
+  ["admin", "Demo shop administration"],
 ]);
 
 const portal = process.env["PORTAL"] ?? "customer";

@@ -3,7 +3,7 @@
 //!
 //! Any site can link to this endpoint. So every parameter is checked before anything is done; `acr_values`, `max_age`
 //! and `prompt` can only demand a stronger login, never a weaker one, and `login_hint` only fills in a field of the
-//! provider's page.
+//! provider's page or of the form.
 
 use std::borrow::Cow;
 
@@ -131,7 +131,7 @@ async fn redirect_or_form(
             binding,
             return_to: &login.return_to,
             token: &binding.token(browser),
-            name: "",
+            name: login.login_hint.as_deref().unwrap_or_default(),
             code: match (door.accounts.has_codes(&login.provider.name), &login.acr_values) {
                 (false, _) => CodeField::Absent,
                 (true, None) => CodeField::Optional,

@@ -195,6 +195,9 @@ impl Pages<'_> {
         if self.theme.has_title() {
             content = content.raw("<p class=\"soft\">").text(form.portal_title).raw("</p>");
         }
+        if let CodeField::Required = form.code {
+            content = content.raw("<p class=\"soft\">This page needs a second factor: a code of your authenticator app.</p>");
+        }
         let described = match form.failure {
             Some(failure) => {
                 let explanation = explain(failure.code);

@@ -212,10 +212,15 @@ fn an_administrator_suspends_an_account_after_a_second_factor() {
     let refused = ada.send("POST", suspend, "");
     assert_eq!((refused.status, &refused.json()["code"]), (401, &json!("step_up_required")));
     assert!(refused.header("www-authenticate").contains("acr_values=\"mfa\""));
-    let link = format!("{LOGIN}?portal=admin&rd=/portal/admin/accounts/bob&acr_values=mfa");
+    let link = format!("{LOGIN}?portal=admin&rd=/portal/admin/accounts/bob&acr_values=mfa&login_hint=ada%22%3E");
     let fields = |code: &str| format!("name=ada&password={}&code={code}", portals.password("ada"));
     let (page, wrong) = portals.submit(&link, &fields("000000"), &ada.cookie);
     assert!(page.contains("name=\"code\"") && page.contains("required"), "{page}");
+    // who it is about, and why
+    assert!(
+        page.contains("value=\"ada&quot;&gt;\"") && page.contains("needs a second factor"),
+        "{page}"
+    );
     assert_eq!(wrong.status, 401, "{}", wrong.text());
     let code = portals.code("ada");
     let (_, done) = portals.submit(&link, &fields(&code), &ada.cookie);

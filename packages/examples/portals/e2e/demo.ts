@@ -107,7 +107,7 @@ export const complaints = (context: BrowserContext): string[] => {
 export async function login(page: Page, demo: Demo, portal: string, name: string): Promise<void> {
   await page.goto(`${demo.origin}/portal/${portal}/`);
   await submit(page, demo, name);
-  await page.getByRole("button", { name: "Sign out" }).waitFor();
+  await page.getByRole("button", { name: "Log out" }).waitFor();
 }
 
 /** Fills the gate's login form; with a one-time code where a step-up asks for the second factor. */

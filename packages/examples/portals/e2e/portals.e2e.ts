@@ -44,7 +44,7 @@ const enter = async (portal: string, name: string, options: BrowserContextOption
   }
   const page = await (await open({ ...options, storageState: known })).newPage();
   await page.goto(`${demo.origin}/portal/${portal}/`);
-  await button(page, "Sign out").waitFor();
+  await button(page, "Log out").waitFor();
   return page;
 };
 
@@ -148,7 +148,7 @@ describe("the admin portal", () => {
     await page.getByRole("link", { name: "bob" }).click();
     await button(page, "Suspend").click();
     await button(page, "Suspend the account").click();
-    await button(page, "Continue to sign-in").click();
+    await button(page, "Continue to the login").click();
     await submit(page, demo, "ada", "code");
     await heading(page, "bob");
     expect(new URL(page.url()).pathname).toBe("/portal/admin/accounts/bob");
@@ -234,9 +234,9 @@ describe("sessions", () => {
     const here = await enterAnew("customer", "alice");
     const there = await here.context().newPage();
     await visit(there, "/portal/customer/me", "My account");
-    await button(here, "Sign out").click();
-    await heading(here, "You are signed out");
-    await heading(there, "You are signed out");
+    await button(here, "Log out").click();
+    await heading(here, "You are logged out");
+    await heading(there, "You are logged out");
     // the way back shows nothing either
     await here.goto("about:blank");
     await here.goBack();
@@ -250,9 +250,9 @@ describe("sessions", () => {
     await page.context().clearCookies();
     await page.getByRole("link", { name: "Orders", exact: true }).click();
     await heading(page, "Your session has ended");
-    await page.getByRole("link", { name: "Sign in" }).click();
+    await page.getByRole("link", { name: "Log in" }).click();
     await submit(page, demo, "alice");
-    await button(page, "Sign out").waitFor();
+    await button(page, "Log out").waitFor();
   });
 
   it("of another user in another tab are never mixed up", async () => {
@@ -260,11 +260,11 @@ describe("sessions", () => {
     await here.getByRole("link", { name: "Place an order" }).waitFor();
     const there = await here.context().newPage();
     await visit(there, "/portal/customer/orders", "Orders");
-    await button(there, "Sign out").click();
-    await heading(there, "You are signed out");
-    await there.getByRole("link", { name: "Sign in" }).click();
+    await button(there, "Log out").click();
+    await heading(there, "You are logged out");
+    await there.getByRole("link", { name: "Log in" }).click();
     await submit(there, demo, "alice");
-    await button(there, "Sign out").waitFor();
+    await button(there, "Log out").waitFor();
     await here.getByText("alice", { exact: true }).first().waitFor();
     expect(await here.getByRole("link", { name: "Place an order" }).count()).toBe(0);
     expect(await button(here, "Cancel order 9").count()).toBe(0);
@@ -320,8 +320,8 @@ describe("a hostile environment", () => {
     const page = await context.newPage();
     await login(page, demo, "customer", "alice");
     await button(page, "Cancel order 7").waitFor();
-    await button(page, "Sign out").click();
-    await heading(page, "You are signed out");
+    await button(page, "Log out").click();
+    await heading(page, "You are logged out");
     expect(errors).toEqual([]);
   });
 

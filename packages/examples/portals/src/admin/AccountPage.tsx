@@ -75,7 +75,7 @@ function SuspendButton({ account }: { readonly account: Account }) {
             setAsking(false);
           }}
         >
-          <p>The user cannot sign in any more until an administrator activates the account.</p>
+          <p>The user cannot log in any more until an administrator activates the account.</p>
         </Dialog>
       )}
     </div>

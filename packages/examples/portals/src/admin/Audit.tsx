@@ -15,7 +15,7 @@ export function Audit() {
   const revalidator = useRevalidator();
   const [filter, setFilter] = useState<string>("all");
   const [hasOwn, setHasOwn] = useState(false);
-  // the gate's own endpoints, sign-in and permissions among them, have no action
+  // the gate's own endpoints, login and permissions among them, have no action
   const decisions = hasOwn ? all : all.filter(({ action }) => action !== "");
   const shown = decisions.filter(({ decision }) => filter === "all" || decision === filter);
   return (

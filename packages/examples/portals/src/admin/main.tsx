@@ -20,7 +20,7 @@ const { permissions } = portal;
 
 function AdminFrame() {
   return (
-    <Frame title="Shop administration">
+    <Frame title="Demo shop administration">
       <Can action="GET" resource={ACCOUNTS}>
         <NavItem to="/accounts">Accounts</NavItem>
       </Can>

@@ -21,7 +21,7 @@ const { permissions } = portal;
 
 function CustomerFrame() {
   return (
-    <Frame title="Shop">
+    <Frame title="Demo shop">
       <Can action="GET" resource={ORDERS}>
         <NavItem to="/orders">Orders</NavItem>
       </Can>

@@ -1,4 +1,4 @@
-// The frame of every page: name of the portal, navigation, and who is signed in.
+// The frame of every page: name of the portal, navigation, and who is logged in.
 import { type ReactNode, useEffect, useState } from "react";
 import { Link, NavLink, Outlet, useLocation, useNavigation } from "react-router";
 
@@ -34,7 +34,7 @@ export function Frame({ title, children }: FrameProps) {
             <NavItem to="/me">My account</NavItem>
           </ul>
         </nav>
-        <SignedIn />
+        <LoggedIn />
       </header>
       <div className="page" aria-busy={state !== "idle"}>
         <Outlet />
@@ -56,13 +56,13 @@ export function NavItem({ to, children }: NavItemProps) {
   );
 }
 
-function SignedIn() {
+function LoggedIn() {
   const { auth } = usePortal();
   const session = useSession();
   const [problem, setProblem] = useState<string>();
   const logout = () => {
     auth.logout().catch(() => {
-      setProblem("You are still signed in: the gate does not answer. Please try again.");
+      setProblem("You are still logged in: the gate does not answer. Please try again.");
     });
   };
   if (!session) return null;
@@ -73,7 +73,7 @@ function SignedIn() {
         {session.tenant !== undefined && <span className="tenant">{session.tenant}</span>}
       </span>
       <button className="quiet" onClick={logout}>
-        Sign out
+        Log out
       </button>
       {problem !== undefined && <p role="alert">{problem}</p>}
     </div>

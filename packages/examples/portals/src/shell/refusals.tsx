@@ -22,13 +22,13 @@ function Notice({ title, children }: NoticeProps) {
 }
 
 const ENDED: Readonly<Record<Reason, readonly [string, string]>> = {
-  absent: ["Please sign in", "There is no session in this browser."],
+  absent: ["Please log in", "There is no session in this browser."],
   expired: [
     "Your session has ended",
-    "You were signed out because the session expired. What you had open is not lost.",
+    "You were logged out because the session expired. What you had open is not lost.",
   ],
-  revoked: ["Your session was ended", "An administrator or another sign-in ended it."],
-  logged_out: ["You are signed out", "The session has ended in every tab of this browser."],
+  revoked: ["Your session was ended", "An administrator or another login ended it."],
+  logged_out: ["You are logged out", "The session has ended in every tab of this browser."],
 };
 
 /** No session: what ended it, and the way back to this address. */
@@ -39,7 +39,7 @@ export function Ended({ reason }: { readonly reason: Reason }) {
     <Notice title={title}>
       <p>{text}</p>
       <a className="button" href={auth.loginUrl()}>
-        Sign in
+        Log in
       </a>
     </Notice>
   );
@@ -61,7 +61,7 @@ interface ForbiddenProps {
   readonly decisionId?: string | undefined;
 }
 
-/** Signed in, and not permitted. */
+/** Logged in, and not permitted. */
 export function Forbidden({ advice, decisionId }: ForbiddenProps) {
   return (
     <Notice title="You may not do this">
