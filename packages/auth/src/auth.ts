@@ -223,7 +223,9 @@ export class Auth {
 
   #ended(reason: Reason): void {
     this.#generation += 1;
-    this.#set({ status: "unauthenticated", reason: reason === "absent" ? this.#absence() : reason });
+    const isLoggedOut = this.#state.status === "unauthenticated" && this.#state.reason === "logged_out";
+    const known = isLoggedOut ? "logged_out" : reason;
+    this.#set({ status: "unauthenticated", reason: known === "absent" ? this.#absence() : known });
   }
 
   /** Why the gate knows no session any more: one that was there has ended. */
@@ -242,8 +244,10 @@ export class Auth {
     // the gate did not answer: that is no reason to lose what the user typed
     if (this.#state.status !== "unauthenticated") return;
     const { onUnauthenticated } = this.#options;
-    if (onUnauthenticated) onUnauthenticated(this.#state.reason);
-    else if (!wasRedirected()) this.login();
+    const { reason } = this.#state;
+    if (onUnauthenticated) onUnauthenticated(reason);
+    // a request that was under way at a logout must not log the user in again, as a provider without a question would
+    else if (reason !== "logged_out" && !wasRedirected()) this.login();
   }
 
   readonly #shown = (event: Event): void => {

@@ -274,6 +274,26 @@ describe("logout", () => {
     });
   });
 
+  it("does not log the user in again for a request that was under way", async () => {
+    const auth = make();
+    answers = [session(alice)];
+    await auth.session();
+    for (const code of ["session_missing", "session_revoked", "session_expired"]) {
+      answers = [at("/api/v1/identity/auth/logout", () => new Response(null, { status: 204 })), noSession(code)];
+      answers.unshift(at("/a", () => problem(401, code)));
+      const flying = auth.fetch("/a");
+      await auth.logout();
+      expect((await flying).status).toBe(401);
+      expect(auth.getState()).toMatchObject({ status: "unauthenticated", reason: "logged_out" });
+    }
+    expect(assigned).toEqual([]);
+    answers = [session(alice)];
+    await auth.session();
+    answers = [at("/a", () => problem(401, "session_expired")), noSession("session_expired")];
+    await auth.fetch("/a");
+    expect(assigned).toHaveLength(1);
+  });
+
   it("works without BroadcastChannel", async () => {
     vi.stubGlobal("BroadcastChannel", undefined);
     answers = [session(alice), ok({ location: "https://id.test/logout" })];
