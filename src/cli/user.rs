@@ -164,7 +164,8 @@ fn set_totp(args: &TotpArgs) -> Result<String, String> {
     let secret = (!args.remove).then(TotpSecret::generate).transpose()?;
     let users = UsersEditor::open(&path).map_err(|e| e.to_string())?;
     users.set_totp(&args.name, secret.as_ref()).map_err(|e| e.to_string())?;
-    let (name, file) = (&args.name, path.display());
+    let name = &args.name;
+    let file = path.display();
     Ok(match secret {
         Some(secret) => format!(
             "`{name}` has a new second factor in {file}\n{}\n",
