@@ -1,6 +1,7 @@
 //! The token that the app gets: none, the client's own, the gate's assertion, or one that the provider gives for it (RFC 8693).
 //!
-//! The provider's token endpoint is a server of the test, which records what it is asked.
+//! The provider's token endpoint is a server of the test, which records what it is asked; in one test it is that of a real
+//! provider, `oidc-provider`.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -9,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::login_gate::{LoginSetup, header, start_gate_for};
-use crate::support::openid::Browser;
+use crate::support::login_gate::{LoginSetup, alice, header, register_at, start_gate_for};
+use crate::support::openid::{Browser, Provider};
 use crate::support::scripted_provider::{Script, ScriptedProvider};
 use crate::support::session_client::auth_event;
 use crate::support::{Gate, PAGE, ScriptedServer, Setup, eventually, open_portal, raw, response};
@@ -231,6 +232,67 @@ fn a_session_exchanges_the_access_token_of_its_login() {
     assert_eq!(login_gate.open(&mut browser, "/portal/p/x").status, 200);
     assert_eq!(header(&login_gate.gate.app.last(), "authorization"), "Bearer app-token");
     assert_eq!(endpoint.asked()[0]["subject_token"], "session-token");
+}
+
+#[test]
+fn a_real_provider_gives_the_app_a_token_of_the_session_that_it_began() {
+    let exchange = "urn:ietf:params:oauth:grant-type:token-exchange";
+    let gate_at = |provider: &Provider, secret: &str| {
+        let upstream = format!(
+            "upstream: {{ url: 'http://{{app}}', token: exchange, exchange: {{ issuer: corp, token_url: '{}/token', client_id: orders, \
+             client_secret: '{secret}', audience: orders }} }}",
+            provider.issuer()
+        );
+        start_gate_for(&LoginSetup {
+            issuer_url: &provider.issuer(),
+            more: &upstream,
+            ..LoginSetup::default()
+        })
+    };
+    let client = |provider: &Provider, grant_types: Value| {
+        provider.client(
+            &json!({"client_id": "orders", "client_secret": "a secret of the orders", "redirect_uris": [],
+            "response_types": [], "grant_types": grant_types}),
+        );
+    };
+    let (provider, login_gate) = register_at(
+        |provider| gate_at(provider, "a secret of the orders"),
+        Provider::setup().start(),
+    );
+    client(&provider, json!([exchange]));
+    provider.account("bob", &alice(&["viewer"]));
+    let mut tokens = Vec::new();
+    for name in ["alice", "bob"] {
+        let mut browser = Browser::new();
+        let page = browser.log_in(login_gate.url("/portal/p/x").as_str(), name);
+        assert_eq!(page.status, 200, "{}", page.text());
+        let authorization = header(&login_gate.gate.app.last(), "authorization").to_owned();
+        assert_eq!(login_gate.open(&mut browser, "/portal/p/y").status, 200);
+        assert_eq!(
+            header(&login_gate.gate.app.last(), "authorization"),
+            authorization,
+            "one token for a session"
+        );
+        // the provider knows the app's token, and of whom it is
+        let account = provider.get("/me", &[("authorization", &authorization)]);
+        assert_eq!(
+            (account.status, &account.json()["sub"]),
+            (200, &json!(name)),
+            "{}",
+            account.text()
+        );
+        tokens.push(authorization);
+    }
+    assert_ne!(tokens[0], tokens[1]);
+    assert_eq!(provider.count_tokens(exchange), 2);
+    // a wrong secret, and a client that may not exchange: the app sees nothing
+    for (secret, grant_types) in [("another secret", json!([exchange])), ("a secret of the orders", json!([]))] {
+        let (provider, login_gate) = register_at(|provider| gate_at(provider, secret), Provider::setup().start());
+        client(&provider, grant_types);
+        let page = Browser::new().log_in(login_gate.url("/portal/p/x").as_str(), "alice");
+        assert_eq!(page.status, 503, "{}", page.text());
+        assert_eq!(login_gate.gate.app.count(), 0);
+    }
 }
 
 #[test]

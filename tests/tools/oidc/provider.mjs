@@ -8,7 +8,7 @@ import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { Store, all, forget, remember, revokeGrant } from './store.mjs';
 import { control, frontDoor, listen, load, options, ready, send } from './server.mjs';
 
-const { default: Provider, interactionPolicy } = await load('oidc-provider/lib/index.js');
+const { default: Provider, errors, interactionPolicy } = await load('oidc-provider/lib/index.js');
 
 const accounts = new Map();
 const shape = { path: '', alg: 'RS256', claims: ['tenant', 'roles', 'groups'], extra_params: [], ...options.shape };
@@ -109,8 +109,30 @@ const configuration = (jwks) => ({
   fetch: (url, { dispatcher: _guard, ...rest }) => fetch(url, rest),
 });
 
+const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
+const ACCESS_TOKEN = 'urn:ietf:params:oauth:token-type:access_token';
+
+/** RFC 8693: a token of the same account for the client that asks. The provider has authenticated the client before. */
+async function exchange(ctx) {
+  const { client, params } = ctx.oidc;
+  if (params.subject_token_type !== ACCESS_TOKEN) throw new errors.InvalidRequest('subject_token_type');
+  const subject = await provider.AccessToken.find(params.subject_token);
+  if (!subject?.isValid) throw new errors.InvalidGrant('the subject token is not valid');
+  const grant = new provider.Grant({ accountId: subject.accountId, clientId: client.clientId });
+  grant.addOIDCScope('openid');
+  const token = new provider.AccessToken({
+    accountId: subject.accountId, client, grantId: await grant.save(), gty: 'token_exchange', scope: 'openid',
+  });
+  ctx.body = {
+    access_token: await token.save(), token_type: 'Bearer', issued_token_type: ACCESS_TOKEN,
+    expires_in: token.expiration, scope: 'openid',
+  };
+}
+
 function serve(issuer, jwks) {
   provider = new Provider(issuer, configuration(jwks));
+  provider.registerGrantType(EXCHANGE, exchange, ['audience', 'resource', 'scope', 'requested_token_type', 'subject_token',
+    'subject_token_type'], ['audience', 'resource']);
   provider.on('server_error', (_ctx, error) => console.error(error));
 }
 
