@@ -52,6 +52,7 @@ use crate::config::Config;
 use crate::doors::login::LoginDoor;
 use crate::http::answer::{self, AnswerContext, DPOP_NONCE, Style};
 use crate::http::client_certificate::ClientCertificate;
+use crate::http::credentials::FoundToken;
 use crate::http::listener::ClientConnection;
 use crate::http::pages::Theme;
 use crate::http::request::{self, ClientFacts, Correlation, Target, Trace, correlation, is_upgrade, new_id};
@@ -112,6 +113,12 @@ pub(crate) struct RequestHead {
     pub client: ClientFacts,
     /// The certificate of the client's own connection. `None` for requests that another proxy holds back.
     pub certificate: Option<Arc<ClientCertificate>>,
+}
+
+/// The revision that a request to a portal uses, and its token outside `Authorization`.
+struct EnteredPortal {
+    active: Arc<ActiveRevision>,
+    token: Option<FoundToken>,
 }
 
 /// A portal and the revision that a request uses from its start to its end.
@@ -231,14 +238,7 @@ impl Worker {
             let answer = Box::pin(self.answer_endpoint(endpoint, &head, body, progress));
             return answer.await.map_err(Stop::from);
         };
-        progress.set_portal(&portal);
-        let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
-        progress.set_revision(&active);
-        rate?;
-        // also for a preflight that the gate answers; the decision reads the path again
-        active.revision.file.paths.read(&head.path)?;
-        // before `sanitize`, which removes the headers that hold tokens
-        let token = portal.token_sources.take(&mut head.parts.headers)?;
+        let EnteredPortal { active, token } = progress.enter(&portal, &mut head, rate)?;
         let sanitized = sanitize(&mut head.parts.headers, &portal.header_rules, self.sender(connection));
         let active_portal = ActivePortal {
             portal: &portal,

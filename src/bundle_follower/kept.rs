@@ -6,8 +6,7 @@
 //! manifest then raises. The files are as untrusted as a download: readers verify them.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::order::Mark;
 use crate::base::digest::sha256;
-use crate::base::files::{ReadError, read_small};
+use crate::base::files::{ReadError, read_small, replace_file};
 use crate::bundle::BYTES_MAX;
 
 const FORMAT: u32 = 1;
@@ -132,20 +131,7 @@ impl Kept {
         let path = self.folder.join(name);
         let failed = |error: io::Error| format!("cannot write `{}`: {error}", path.display());
         fs::create_dir_all(&self.folder).map_err(failed)?;
-        let temporary = self.folder.join(format!(".{name}.new"));
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(FILE_MODE)
-            .open(&temporary)
-            .map_err(failed)?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-        fs::rename(&temporary, &path).map_err(failed)?;
-        // the rename itself
-        fs::File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(failed)
+        replace_file(&path, bytes, FILE_MODE).map_err(failed)
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::report::text::escaped;
 use super::tree::{PortalLoad, Workbench};
-use super::{Paint, complain};
+use super::{Exit, Paint, complain};
 use crate::app::STACK_BYTES;
 use crate::base::clock::unix_millis;
 use crate::base::terminal::counted;
@@ -171,6 +171,25 @@ pub(super) fn example_json(example: &Example) -> Value {
         "file": example.file,
         "line": example.line,
     })
+}
+
+/// The changes of decisions at which a command fails.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub(super) enum FailOn {
+    Flip,
+    Widen,
+}
+
+impl FailOn {
+    /// `widened`: decisions that become an allow. `narrowed`: those that become a deny.
+    pub fn exit(wanted: Option<Self>, widened: u64, narrowed: u64) -> Exit {
+        let fails = match wanted {
+            None => false,
+            Some(Self::Widen) => widened > 0,
+            Some(Self::Flip) => widened + narrowed > 0,
+        };
+        if fails { Exit::TestsFailed } else { Exit::Ok }
+    }
 }
 
 fn since(text: &str) -> Result<Since, String> {

@@ -2,7 +2,7 @@
 
 pub(super) mod output;
 
-use super::logs::{self, LogArgs, ReportFormat};
+use super::logs::{self, FailOn, LogArgs, ReportFormat};
 use super::report::json as json_report;
 use super::tree::TreeArgs;
 use super::{Exit, Paint, print};
@@ -25,12 +25,6 @@ pub(crate) struct Args {
     format: ReportFormat,
     #[command(flatten)]
     tree: TreeArgs,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-enum FailOn {
-    Flip,
-    Widen,
 }
 
 pub(crate) fn run(args: &Args) -> Exit {
@@ -61,15 +55,7 @@ fn replay(args: &Args) -> Result<Exit, String> {
         ReportFormat::Json => json_report::text(&report.json()),
         ReportFormat::Markdown => report.markdown(),
     });
-    Ok(exit(args.fail_on, &reading.visitor))
-}
-
-fn exit(fail_on: Option<FailOn>, flips: &Flips<'_>) -> Exit {
+    let flips = &reading.visitor;
     let widened = flips.count(DecisionChange::NewlyAllowed) + flips.ungrouped;
-    let fails = match fail_on {
-        None => false,
-        Some(FailOn::Widen) => widened > 0,
-        Some(FailOn::Flip) => widened + flips.count(DecisionChange::NewlyDenied) > 0,
-    };
-    if fails { Exit::TestsFailed } else { Exit::Ok }
+    Ok(FailOn::exit(args.fail_on, widened, flips.count(DecisionChange::NewlyDenied)))
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::logs::grid::Grid;
-use super::logs::{LogArgs, ReportFormat, change_head, complain_about, totals_json};
+use super::logs::{FailOn, LogArgs, ReportFormat, change_head, complain_about, totals_json};
 use super::report::json as json_report;
 use super::{Exit, Paint, print};
 use crate::base::terminal::counted;
@@ -34,12 +34,6 @@ pub(crate) struct ReportArgs {
     format: ReportFormat,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-enum FailOn {
-    Flip,
-    Widen,
-}
-
 pub(crate) fn run(command: &ShadowCommand) -> Exit {
     let ShadowCommand::Report(args) = command;
     Exit::or_usage(report(args))
@@ -56,12 +50,7 @@ fn report(args: &ReportArgs) -> Result<Exit, String> {
         ReportFormat::Json => json_report::text(&as_json(found, &reading.totals)),
     });
     let widened = found.count(DecisionChange::NewlyAllowed) + found.ungrouped;
-    let fails = match args.fail_on {
-        None => false,
-        Some(FailOn::Widen) => widened > 0,
-        Some(FailOn::Flip) => widened + found.count(DecisionChange::NewlyDenied) > 0,
-    };
-    Ok(if fails { Exit::TestsFailed } else { Exit::Ok })
+    Ok(FailOn::exit(args.fail_on, widened, found.count(DecisionChange::NewlyDenied)))
 }
 
 fn title(change: DecisionChange) -> &'static str {

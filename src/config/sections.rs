@@ -14,6 +14,7 @@ pub mod authzen;
 pub mod bundle;
 pub mod certificate_rules;
 pub mod client_certificates;
+pub mod client_credentials;
 pub mod egress;
 pub mod exposure_check;
 pub mod identity;

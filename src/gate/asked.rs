@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::decide::Permitted;
 use super::record::{Progress, micros};
-use super::{ActivePortal, Gate, RequestHead, denied_by};
+use super::{ActivePortal, EnteredPortal, Gate, RequestHead, denied_by};
 use crate::audit::{AuditRecord, HttpFacts as HttpRecord};
 use crate::base::clock::unix_millis;
 use crate::http::answer::{self, AnswerContext, Style};
@@ -191,12 +191,7 @@ impl Gate {
             return Err(Refusal::new(Denial::PortalUnknown, detail));
         }
         let portal = self.portal_of(asked.portal.as_deref(), &head)?;
-        progress.set_portal(&portal);
-        let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
-        progress.set_revision(&active);
-        rate?;
-        active.revision.file.paths.read(&head.path)?;
-        let token = portal.token_sources.take(&mut head.parts.headers)?;
+        let EnteredPortal { active, token } = progress.enter(&portal, &mut head, rate)?;
         if asked.removal == Removal::Impossible {
             portal.header_rules.check_for_proxy(&head.parts.headers)?;
         }

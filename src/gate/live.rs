@@ -18,10 +18,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use cedargate_policy::context::SECRET_HEADERS;
 use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::CanonicalPath;
-use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, Method};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
@@ -108,12 +108,12 @@ impl Drop for Registration {
 }
 
 impl OriginalRequest {
-    /// A copy of the headers for an entry, without credentials.
+    /// A copy of the headers for an entry, without those that no policy may read.
     pub fn without_credentials(headers: &HeaderMap) -> HeaderMap {
         let mut copy = headers.clone();
-        copy.remove(AUTHORIZATION);
-        copy.remove(COOKIE);
-        copy.remove("dpop");
+        for name in SECRET_HEADERS {
+            copy.remove(name);
+        }
         copy
     }
 }

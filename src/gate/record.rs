@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cedargate_policy::decision::Decision;
-use cedargate_policy::denial::Denial;
+use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::engine::QueryEntity;
 use cedargate_policy::engine::near::Near;
 use cedargate_policy::portal::path::CanonicalPath;
@@ -14,7 +14,7 @@ use http::{HeaderValue, StatusCode, Uri};
 use uuid::Uuid;
 
 use super::authenticate::Cookie;
-use super::{ActivePortal, Afterwards, NearQuery};
+use super::{ActivePortal, Afterwards, EnteredPortal, NearQuery, RequestHead};
 use crate::audit::{AuditGuard, AuditRecord, EntityRef, NO_PORTAL, PolicyError};
 use crate::http::request::{ClientFacts, Correlation, Trace};
 use crate::portals::{ActiveRevision, Caller, Portal};
@@ -151,12 +151,31 @@ impl Progress {
         }
     }
 
-    pub fn set_portal(&mut self, portal: &Arc<Portal>) {
+    /// Begins the part of a request that belongs to a portal. `rate`: the answer to whether the client's address may ask, which
+    /// is refused only here, because the answer needs the portal's CORS headers.
+    pub fn enter(
+        &mut self,
+        portal: &Arc<Portal>,
+        head: &mut RequestHead,
+        rate: Result<(), Refusal>,
+    ) -> Result<EnteredPortal, Refusal> {
+        self.set_portal(portal);
+        let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
+        self.set_revision(&active);
+        rate?;
+        // also for a preflight that the gate answers; the decision reads the path again
+        active.revision.file.paths.read(&head.path)?;
+        // before `sanitize`, which removes the headers that hold tokens
+        let token = portal.token_sources.take(&mut head.parts.headers)?;
+        Ok(EnteredPortal { active, token })
+    }
+
+    fn set_portal(&mut self, portal: &Arc<Portal>) {
         self.record.record.portal = Some(Arc::clone(&portal.name));
         self.portal = Some(Arc::clone(portal));
     }
 
-    pub fn set_revision(&mut self, active: &Arc<ActiveRevision>) {
+    fn set_revision(&mut self, active: &Arc<ActiveRevision>) {
         self.active = Some(Arc::clone(active));
         self.record.record.revision = Some(Arc::clone(&active.revision.id));
         self.record.record.facts = Some(Arc::clone(&active.revision.facts));

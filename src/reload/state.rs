@@ -6,8 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -16,6 +15,8 @@ use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::source::{Files, SourceFile, Tree};
 use cedargate_policy::types::PortalSlug;
 use serde::{Deserialize, Serialize};
+
+use crate::base::files::replace_file;
 
 const FORMAT: u32 = 1;
 const FILE_MODE: u32 = 0o600;
@@ -68,16 +69,7 @@ impl StateDir {
         };
         let text = serde_json::to_vec(&saved).map_err(|e| fail(e.into()))?;
         fs::create_dir_all(&self.0).map_err(fail)?;
-        let temporary = self.0.join(format!(".{slug}.json.new"));
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(FILE_MODE)
-            .open(&temporary)
-            .map_err(fail)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail)?;
-        fs::rename(&temporary, &path).map_err(fail)
+        replace_file(&path, &text, FILE_MODE).map_err(fail)
     }
 
     /// The saved sources; `None` if the portal has none.

@@ -149,6 +149,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "limits",
             "login",
             "policy::claims",
+            "policy::context",
             "policy::decision",
             "policy::engine",
             "policy::permit",

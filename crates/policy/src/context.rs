@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 
 use self::client_names::{header_values, parameter_values};
 pub use self::declared::{Misfit, Unfilled, declared_flags, gate_names, misfits};
+pub use self::facts::SECRET_HEADERS;
 use self::facts::{Fact, Source, fact};
 pub use self::recorded::RecordedContext;
 use self::recorded::Shown;

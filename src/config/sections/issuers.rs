@@ -11,11 +11,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema as schema};
 use serde::{Deserialize, Serialize};
 
 use super::certificate_rules::CertificateRules;
+use super::client_credentials::RawClientCredentials;
 use super::egress::Egress;
 use crate::config::Secret;
 use crate::config::check::{Checker, is_loopback};
 use crate::config::sections::issuer_claims::RawIdentityRules;
-use crate::config::values::{SecretText, TimeSpan};
+use crate::config::values::TimeSpan;
 
 /// `iss` of the gate's own tokens without a `public_url`.
 const OWN_ISSUER: &str = "cedargate";
@@ -135,22 +136,15 @@ impl Default for RawDpop {
     }
 }
 
+/// The question to an issuer about tokens that are no JWTs.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawIntrospection {
     /// `https` URL of the introspection endpoint. Absent: OIDC discovery at `issuer`.
     #[serde(default)]
     pub url: Option<String>,
-    /// The gate's own client at the issuer.
-    #[schemars(required)]
-    pub client_id: Option<String>,
-    /// Its secret. Better kept in `client_secret_file`.
-    #[serde(default)]
-    #[schemars(extend("writeOnly" = true))]
-    pub client_secret: Option<SecretText>,
-    /// The same as a file; read at each use.
-    #[serde(default)]
-    pub client_secret_file: Option<PathBuf>,
+    #[serde(flatten)]
+    pub client: RawClientCredentials,
     /// Time for which an answer may be used again, 5m at most.
     #[serde(default = "CacheTime::seconds::<30>")]
     pub cache: CacheTime,
@@ -507,24 +501,15 @@ impl Checker<'_> {
     pub fn introspection(&mut self, section: &str, raw: Option<&RawIntrospection>) -> Option<Option<Introspection>> {
         let Some(raw) = raw else { return Some(None) };
         let key = |name: &str| format!("{section}.{name}");
-        let secret = self.secret(
-            &key("client_secret"),
-            raw.client_secret.as_ref(),
-            raw.client_secret_file.as_deref(),
-        )?;
-        if secret.is_none() {
-            self.error(
-                &key("client_secret_file"),
-                "is required: the introspection endpoint authenticates the gate",
-            );
-        }
+        let client = self.client_credentials(section, &raw.client, "introspection");
         if let Some(url) = &raw.url {
             self.secret_url(&key("url"), url)?;
         }
+        let client = client?;
         Some(Some(Introspection {
             url: raw.url.clone(),
-            client_id: raw.client_id.clone()?,
-            client_secret: secret?,
+            client_id: client.id,
+            client_secret: client.secret,
             cache: raw.cache.get(),
         }))
     }

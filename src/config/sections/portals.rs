@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cedargate_policy::portal::normal_host;
 use cedargate_policy::portal::path::is_at_or_below;
 use cedargate_policy::scope::{PortalMatch, TenantSource};
 use cedargate_policy::types::PortalSlug;
@@ -205,7 +206,7 @@ impl Checker<'_> {
     fn hosts(&mut self, key: &str, texts: &[String]) -> Vec<String> {
         let mut hosts = Vec::new();
         for (n, text) in texts.iter().enumerate() {
-            match normal_host(text) {
+            match host_pattern(text) {
                 Ok(host) if hosts.contains(&host) => {}
                 Ok(host) => hosts.push(host),
                 Err(problem) => self.error(&format!("{key}[{n}]"), format!("`{text}` {problem}")),
@@ -242,16 +243,16 @@ pub fn parse_slug(text: &str) -> Result<PortalSlug, String> {
     PortalSlug::parse(text).ok_or_else(|| format!("`{text}` is not a portal's slug; {RULE}"))
 }
 
-fn normal_host(text: &str) -> Result<String, &'static str> {
+/// A pattern of hosts in the form in which hosts are compared. The rule is that of the hosts of requests, with a `*` for a label.
+fn host_pattern(text: &str) -> Result<String, &'static str> {
     let lower = text.to_ascii_lowercase();
     if lower.starts_with('[') {
-        let inner = lower.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        let address = inner.and_then(|inner| inner.parse::<std::net::Ipv6Addr>().ok());
-        return address
-            .map(|address| format!("[{address}]"))
+        let whole = Some(lower).filter(|text| text.ends_with(']'));
+        return whole
+            .and_then(|text| normal_host(&text))
             .ok_or("is not an IPv6 address in brackets without a port");
     }
-    if lower.contains("//") || lower.contains('/') {
+    if lower.contains('/') {
         return Err("is not a host name; write it without scheme and path");
     }
     if lower.contains(':') {
@@ -260,16 +261,15 @@ fn normal_host(text: &str) -> Result<String, &'static str> {
     if !lower.is_ascii() {
         return Err("is not ASCII; write it as browsers send it, in punycode (`xn--…`)");
     }
-    let host = lower.strip_suffix('.').unwrap_or(&lower);
-    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    let label = |label: &str| label == "*" || ((1..=63).contains(&label.len()) && label.bytes().all(fits));
-    if host.split('.').any(|part| part.contains('*') && part != "*") {
+    let pattern = lower.strip_suffix('.').unwrap_or(&lower);
+    if pattern.split('.').any(|part| part.contains('*') && part != "*") {
         return Err("has a `*` inside a label; `*` stands for one whole label, as in `*.example.com`");
     }
-    if host.len() > 253 || !host.split('.').all(label) {
+    let literal = pattern.replace('*', "a");
+    if normal_host(&literal).as_deref() != Some(&*literal) {
         return Err("is not a host name such as `shop.example.com` or `*.example.com`");
     }
-    Ok(host.to_owned())
+    Ok(pattern.to_owned())
 }
 
 /// A host pattern of `a` that matches the same hosts as one of `b` with the same precision.

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use cedargate_policy::portal::{PortalTable, is_host};
+use cedargate_policy::portal::{PortalTable, is_host, normal_host};
 use cedargate_policy::scope::PortalScope;
 use url::Url;
 
@@ -139,7 +139,7 @@ impl Config {
 pub fn host_of(origin: &str) -> String {
     let url = Url::parse(origin).ok();
     let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
-    host.trim_end_matches('.').to_owned()
+    normal_host(host).unwrap_or_else(|| host.to_owned())
 }
 
 /// The other portal that gets the requests for `portal`'s prefix at `host`.

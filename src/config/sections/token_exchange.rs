@@ -1,14 +1,13 @@
 //! `upstream.token` and `upstream.exchange`: the token that the app gets.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::client_credentials::RawClientCredentials;
 use crate::config::Secret;
 use crate::config::check::{Checker, is_loopback};
-use crate::config::values::SecretText;
 
 /// The token that the app gets in `Authorization`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -26,6 +25,7 @@ pub enum RawUpstreamToken {
     Exchange,
 }
 
+/// The exchange of a caller's token for one that the app gets.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawTokenExchange {
@@ -35,16 +35,8 @@ pub struct RawTokenExchange {
     /// `https` URL of the token endpoint. Absent: OIDC discovery at the issuer.
     #[serde(default)]
     pub token_url: Option<String>,
-    /// The gate's own client at the issuer.
-    #[schemars(required)]
-    pub client_id: Option<String>,
-    /// Its secret. Better kept in `client_secret_file`.
-    #[serde(default)]
-    #[schemars(extend("writeOnly" = true))]
-    pub client_secret: Option<SecretText>,
-    /// The same as a file; read at each use.
-    #[serde(default)]
-    pub client_secret_file: Option<PathBuf>,
+    #[serde(flatten)]
+    pub client: RawClientCredentials,
     /// The service that the token is for, by name.
     #[serde(default)]
     pub audience: Option<String>,
@@ -124,17 +116,7 @@ impl Checker<'_> {
 
     fn token_exchange(&mut self, section: &str, raw: &RawTokenExchange) -> Option<TokenExchange> {
         let key = |name: &str| format!("{section}.{name}");
-        let secret = self.secret(
-            &key("client_secret"),
-            raw.client_secret.as_ref(),
-            raw.client_secret_file.as_deref(),
-        )?;
-        if secret.is_none() {
-            self.error(
-                &key("client_secret_file"),
-                "is required: the token endpoint authenticates the gate",
-            );
-        }
+        let client = self.client_credentials(section, &raw.client, "token");
         if let Some(text) = &raw.token_url {
             let url = self.parse_url(&key("token_url"), text)?;
             if url.host().is_none() || !(url.scheme() == "https" || is_loopback(&url)) {
@@ -142,11 +124,12 @@ impl Checker<'_> {
                 return None;
             }
         }
+        let client = client?;
         Some(TokenExchange {
             issuer: raw.issuer.clone()?,
             token_url: raw.token_url.clone(),
-            client_id: raw.client_id.clone()?,
-            client_secret: secret?,
+            client_id: client.id,
+            client_secret: client.secret,
             audience: raw.audience.clone(),
             resource: raw.resource.clone(),
             scopes: raw.scopes.clone(),

@@ -149,7 +149,7 @@ static FACTS: &[Fact] = &[
 ];
 
 /// Headers that never become context: they carry credentials.
-const SECRET_HEADERS: [&str; 6] = [
+pub const SECRET_HEADERS: [&str; 6] = [
     "authorization",
     "cookie",
     "dpop",
