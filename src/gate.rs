@@ -40,8 +40,8 @@ use self::forward::Forwarding;
 pub use self::live::Live;
 use self::live::{DecidedRequest, DecisionBasis, OriginalRequest};
 use self::record::Progress;
-pub use self::record::near;
-pub use self::shadow::{Afterwards, NearQuery, ShadowParts, ShadowQuery, ShadowThread, Shadows};
+pub use self::record::note_nearest_permit;
+pub use self::shadow::{Afterwards, NearestPermitQuery, ShadowParts, ShadowQuery, ShadowThread, Shadows};
 
 pub use self::record::{entity_ref, micros, record_decision};
 use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord, NO_PORTAL};

@@ -34,7 +34,9 @@ use crate::audit::{AuditGuard, AuditRecord, CallerRecord};
 use crate::authn::{PresentedToken, VerifiedAssertion, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
 
-use crate::gate::{ActivePortal, Afterwards, Gate, ShadowQuery, asserted_entity, entity_ref, micros, near, record_decision};
+use crate::gate::{
+    ActivePortal, Afterwards, Gate, ShadowQuery, asserted_entity, entity_ref, micros, note_nearest_permit, record_decision,
+};
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::credentials::{Authorization, bearer, check_listener_token, foreign_scheme, no_proofs_here};
 use crate::http::request::{Correlation, Trace, check_head_size, correlation};
@@ -310,13 +312,13 @@ async fn decide(
         let bytes_max = gate.config.audit.supplied_bytes.as_usize();
         guard.record.supplied = Some(supplied(ask, bytes_max));
     }
-    let near = decision
+    let nearest_permit = decision
         .named_principal
         .as_ref()
         .or(subject.entity())
-        .and_then(|principal| near(&mut guard.record, &decision, principal, active_portal.active));
+        .and_then(|principal| note_nearest_permit(&mut guard.record, &decision, principal, active_portal.active));
     let shadow = shadow(gate, active_portal, ask, subject, now_millis, decision.denial());
-    let afterwards = Afterwards { shadow, near };
+    let afterwards = Afterwards { shadow, nearest_permit };
     Ok(Evaluated { decision, afterwards })
 }
 

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::authenticate::Cookie;
 use super::cors::{self, Preflight};
 use super::live::{DecisionBasis, OriginalRequest};
-use super::record::{Progress, near};
+use super::record::{Progress, note_nearest_permit};
 use super::{ActivePortal, Gate, RequestHead, ShadowQuery, Worker};
 use crate::authn::PresentedToken;
 use crate::http::credentials::{Authorization, FoundToken, OriginEvidence, foreign_scheme};
@@ -206,7 +206,8 @@ impl Gate {
         progress.afterwards.shadow = self.shadow(head, active_portal, caller.as_ref(), decision.denial(), progress.decided_at);
         if let Some(caller) = caller.as_deref() {
             let record = &mut progress.record.record;
-            progress.afterwards.near = near(record, &decision, &caller.principal.entity, active_portal.active);
+            progress.afterwards.nearest_permit =
+                note_nearest_permit(record, &decision, &caller.principal.entity, active_portal.active);
         }
         let decision_id = progress.decision_id;
         let exchanged = match decision.denial() {

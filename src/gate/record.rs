@@ -6,7 +6,7 @@ use std::time::Instant;
 use cedargate_policy::decision::Decision;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::engine::QueryEntity;
-use cedargate_policy::engine::near::Near;
+use cedargate_policy::engine::nearest_permit::NearestPermit;
 use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::revision::Revision;
 use cedargate_policy::types::Door;
@@ -14,7 +14,7 @@ use http::{HeaderValue, StatusCode, Uri};
 use uuid::Uuid;
 
 use super::authenticate::Cookie;
-use super::{ActivePortal, Afterwards, EnteredPortal, NearQuery, RequestHead};
+use super::{ActivePortal, Afterwards, EnteredPortal, NearestPermitQuery, RequestHead};
 use crate::audit::{AuditGuard, AuditRecord, EntityRef, NO_PORTAL, PolicyError};
 use crate::http::request::{ClientFacts, Correlation, Trace};
 use crate::portals::{ActiveRevision, Caller, Portal};
@@ -228,22 +228,27 @@ pub fn record_decision(record: &mut AuditRecord, decision: &Decision, revision: 
 }
 
 /// Notes the nearest permit of a decision that no policy permits, or what is needed to find it.
-pub fn near(
+pub fn note_nearest_permit(
     record: &mut AuditRecord,
     decision: &Decision,
     principal: &QueryEntity,
     active: &Arc<ActiveRevision>,
-) -> Option<Box<NearQuery>> {
+) -> Option<Box<NearestPermitQuery>> {
     let target = decision.target.as_ref()?;
     if decision.denial() != Some(Denial::NotPermitted) || !decision.is_evaluated() {
         return None;
     }
-    match active.revision.rules.engine.near(principal, &target.action, &target.resource) {
-        Near::Known(policy) => {
+    match active
+        .revision
+        .rules
+        .engine
+        .nearest_permit(principal, &target.action, &target.resource)
+    {
+        NearestPermit::Known(policy) => {
             record.near = policy.map(|policy| Arc::clone(&policy.id));
             None
         }
-        Near::Unknown(key) => Some(Box::new(NearQuery {
+        NearestPermit::Unknown(key) => Some(Box::new(NearestPermitQuery {
             active: Arc::clone(active),
             key,
         })),

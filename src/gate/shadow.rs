@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use cedargate_policy::denial::Denial;
-use cedargate_policy::engine::near::NearKey;
+use cedargate_policy::engine::nearest_permit::NearestPermitKey;
 use governor::clock::DefaultClock;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
@@ -51,16 +51,16 @@ enum ShadowOutcome {
 }
 
 /// A denial whose nearest permit is not known yet.
-pub struct NearQuery {
+pub struct NearestPermitQuery {
     pub active: Arc<ActiveRevision>,
-    pub key: NearKey,
+    pub key: NearestPermitKey,
 }
 
 /// The work that a decision leaves for the thread.
 #[derive(Default)]
 pub struct Afterwards {
     pub shadow: Option<Box<ShadowQuery>>,
-    pub near: Option<Box<NearQuery>>,
+    pub nearest_permit: Option<Box<NearestPermitQuery>>,
 }
 
 struct Work {
@@ -136,7 +136,7 @@ impl Shadows {
 
     /// Sends the record, after the thread did the work that the decision left. A full queue sends it at once.
     pub fn finish(&self, afterwards: Afterwards, guard: AuditGuard) {
-        if afterwards.shadow.is_none() && afterwards.near.is_none() {
+        if afterwards.shadow.is_none() && afterwards.nearest_permit.is_none() {
             return;
         }
         let work = Work { afterwards, guard };
@@ -168,8 +168,8 @@ impl ShadowThread {
         priority::lower();
         while let Ok(work) = self.queue.recv() {
             let Work { afterwards, mut guard } = work;
-            if let Some(near) = afterwards.near {
-                let NearQuery { active, key } = *near;
+            if let Some(query) = afterwards.nearest_permit {
+                let NearestPermitQuery { active, key } = *query;
                 let found = catch_unwind(AssertUnwindSafe(|| active.revision.rules.engine.find_near(key)));
                 guard.record.near = found.ok().flatten().map(|policy| Arc::clone(&policy.id));
             }

@@ -23,7 +23,7 @@ pub mod entities;
 mod evaluation;
 pub(crate) mod explain;
 pub(crate) mod index;
-pub mod near;
+pub mod nearest_permit;
 pub(crate) mod policy;
 mod query;
 mod readers;
@@ -53,7 +53,7 @@ use crate::schema::TypeNames;
 const MATCH_SETS_MAX: usize = 16_384;
 
 /// Scope keys whose nearest permit is remembered.
-const NEAR_MAX: usize = 4096;
+const NEAREST_PERMITS_MAX: usize = 4096;
 
 /// Everything a decision needs of one revision.
 pub struct Engine {
@@ -65,7 +65,7 @@ pub struct Engine {
     pub store: Arc<EntityStore>,
     errored_forbids: ErroredForbids,
     match_sets: Cache<MatchKey, Arc<MatchSet>>,
-    near: Cache<MatchKey, Option<Arc<PolicyInfo>>>,
+    nearest_permits: Cache<MatchKey, Option<Arc<PolicyInfo>>>,
     preparation_queue: Option<SyncSender<Weak<MatchSet>>>,
     names: Arc<TypeNames>,
 }
@@ -189,7 +189,7 @@ impl Engine {
             store,
             errored_forbids,
             match_sets,
-            near: Cache::new(NEAR_MAX),
+            nearest_permits: Cache::new(NEAREST_PERMITS_MAX),
             preparation_queue: None,
             names: Arc::default(),
         }

@@ -15,7 +15,7 @@ pub use crate::engine::explain::{
     Clause, ExplainedEvaluation, ExplainedPolicy, FoundValue, NamedWithAncestors, Operand, PolicyOutcome, ScopeMismatch,
     ScopePart,
 };
-use crate::engine::near::CLAUSE_DISTANCE;
+use crate::engine::nearest_permit::CLAUSE_DISTANCE;
 use crate::engine::{Ancestors, Engine, EntityQuery, Evaluation};
 pub use crate::engine::{Effects, EvaluationOutcome};
 use crate::flags::{ExplainedFlag, FlagRule};

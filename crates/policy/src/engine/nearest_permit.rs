@@ -15,19 +15,19 @@ use super::{Effects, Engine, MatchKey, PolicyEntry, PolicyInfo, QueryEntity, Sco
 pub(crate) const CLAUSE_DISTANCE: usize = 2;
 
 /// The scope key of a query.
-pub struct NearKey(MatchKey);
+pub struct NearestPermitKey(MatchKey);
 
 /// The nearest permit, as far as it is known.
-pub enum Near {
+pub enum NearestPermit {
     /// `None`: there is no permit at all.
     Known(Option<Arc<PolicyInfo>>),
     /// To be found with `find_near`.
-    Unknown(NearKey),
+    Unknown(NearestPermitKey),
 }
 
 impl Engine {
     /// The remembered nearest permit.
-    pub fn near(&self, principal: &QueryEntity, action: &EntityUid, resource: &QueryEntity) -> Near {
+    pub fn nearest_permit(&self, principal: &QueryEntity, action: &EntityUid, resource: &QueryEntity) -> NearestPermit {
         let undeclared;
         let action = match self.actions.get(action) {
             Some(key) => key,
@@ -42,9 +42,9 @@ impl Engine {
             action,
             resource: &resource.key,
         };
-        match self.near.get(&sought) {
-            Some(known) => Near::Known(known),
-            None => Near::Unknown(NearKey(MatchKey {
+        match self.nearest_permits.get(&sought) {
+            Some(known) => NearestPermit::Known(known),
+            None => NearestPermit::Unknown(NearestPermitKey(MatchKey {
                 effects: Effects::Both,
                 principal: principal.key.clone(),
                 action: action.clone(),
@@ -54,11 +54,11 @@ impl Engine {
     }
 
     /// Finds and remembers the nearest permit.
-    pub fn find_near(&self, NearKey(key): NearKey) -> Option<Arc<PolicyInfo>> {
+    pub fn find_near(&self, NearestPermitKey(key): NearestPermitKey) -> Option<Arc<PolicyInfo>> {
         let permits = self.policies.iter().filter(|policy| policy.info.effect == Effect::Permit);
         let nearest = permits.min_by_key(|policy| self.scope_distance(policy, &key));
         let nearest = nearest.map(|policy| Arc::clone(&policy.info));
-        self.near.insert(key, nearest.clone());
+        self.nearest_permits.insert(key, nearest.clone());
         nearest
     }
 
@@ -105,11 +105,11 @@ action GET, POST, DELETE appliesTo { principal: User, resource: Path, context: {
         let action: EntityUid = format!("Action::{action:?}").parse().unwrap();
         let resource = revision.rules.resource(format!("Path::{path:?}").parse().unwrap());
         let engine = &revision.rules.engine;
-        let Near::Unknown(key) = engine.near(&principal.entity, &action, &resource) else {
+        let NearestPermit::Unknown(key) = engine.nearest_permit(&principal.entity, &action, &resource) else {
             panic!("nothing was asked before");
         };
         let found = engine.find_near(key);
-        let Near::Known(again) = engine.near(&principal.entity, &action, &resource) else {
+        let NearestPermit::Known(again) = engine.nearest_permit(&principal.entity, &action, &resource) else {
             panic!("it was found before");
         };
         assert_eq!(
