@@ -101,6 +101,16 @@ impl Checker<'_> {
         }
     }
 
+    /// A URL that secrets are sent to, and `why` it must be safe; `None` if it is not.
+    pub fn secret_url(&mut self, key: &str, text: &str, why: &str) -> Option<Url> {
+        let url = self.parse_url(key, text)?;
+        if url.host().is_none() || !(url.scheme() == "https" || is_loopback(&url)) {
+            self.error(key, format!("must be `https://`: {why}"));
+            return None;
+        }
+        Some(url)
+    }
+
     /// A header's name in lower case.
     pub fn header_name(&mut self, key: &str, text: &str) -> String {
         let name = text.to_ascii_lowercase();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client_credentials::RawClientCredentials;
 use crate::config::Secret;
-use crate::config::check::{Checker, is_loopback};
+use crate::config::check::Checker;
 
 /// The token that the app gets in `Authorization`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -118,11 +118,7 @@ impl Checker<'_> {
         let key = |name: &str| format!("{section}.{name}");
         let client = self.client_credentials(section, &raw.client, "token");
         if let Some(text) = &raw.token_url {
-            let url = self.parse_url(&key("token_url"), text)?;
-            if url.host().is_none() || !(url.scheme() == "https" || is_loopback(&url)) {
-                self.error(&key("token_url"), "must be `https://`: tokens and a secret are sent there");
-                return None;
-            }
+            self.secret_url(&key("token_url"), text, "tokens and a secret are sent there")?;
         }
         let client = client?;
         Some(TokenExchange {

@@ -242,22 +242,48 @@ fn check_shape(length: usize, dots: usize) -> Result<(), PathError> {
     }
 }
 
+/// One segment of a path, as it was sent.
+struct Segment<'a> {
+    text: &'a str,
+    is_last: bool,
+}
+
+impl Segment<'_> {
+    /// Writes the canonical spelling. Only the last segment may be empty.
+    fn rewrite(&self, out: &mut String) -> Result<(), PathError> {
+        match (self.text, self.is_last) {
+            ("", true) => Ok(()),
+            ("", false) => Err(PathError::EmptySegment),
+            (text, _) => rewrite_segment(text, out),
+        }
+    }
+}
+
+/// The segments of a path given without its first `/`; an error in place of the first that is too many.
+fn segments(tail: &str) -> impl Iterator<Item = Result<Segment<'_>, PathError>> {
+    let mut texts = tail.split('/').peekable();
+    let mut count = 0_usize;
+    std::iter::from_fn(move || {
+        let text = texts.next()?;
+        count += 1;
+        let segment = Segment {
+            text,
+            is_last: texts.peek().is_none(),
+        };
+        Some(
+            (count <= PATH_SEGMENTS_MAX)
+                .then_some(segment)
+                .ok_or(PathError::TooManySegments),
+        )
+    })
+}
+
 /// The canonical spelling of a path given without its first `/`.
 fn rewrite(tail: &str) -> Result<String, PathError> {
     let mut out = String::with_capacity(tail.len() + 32);
-    let mut segments = tail.split('/').peekable();
-    let mut count = 0_usize;
-    while let Some(segment) = segments.next() {
-        count += 1;
-        if count > PATH_SEGMENTS_MAX {
-            return Err(PathError::TooManySegments);
-        }
+    for segment in segments(tail) {
         out.push('/');
-        if !segment.is_empty() {
-            rewrite_segment(segment, &mut out)?;
-        } else if segments.peek().is_some() {
-            return Err(PathError::EmptySegment);
-        }
+        segment?.rewrite(&mut out)?;
     }
     if out.len() > PATH_BYTES_MAX {
         return Err(PathError::TooLong);

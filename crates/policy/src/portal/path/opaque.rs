@@ -5,8 +5,8 @@
 //! file lists how apps could read it that decode, split or shorten such segments: a forbid on one of these readings holds, too.
 //! A segment that is `.` or `..` in any of the readings is refused everywhere.
 
-use super::{PATH_BYTES_MAX, PATH_SEGMENTS_MAX, Written, plain_of, trim_id};
-use super::{PathError, check_byte, escaped_byte, is_blank, is_segment_byte, push_escape, rewrite_segment};
+use super::{PATH_BYTES_MAX, Written, plain_of, segments, trim_id};
+use super::{PathError, check_byte, escaped_byte, is_blank, is_segment_byte, push_escape};
 
 /// Layers of percent-encoding that are looked through; a path with more of them is refused.
 const LAYERS_MAX: usize = 4;
@@ -42,30 +42,19 @@ pub(super) fn rewrite(tail: &str) -> Result<Rewritten, PathError> {
     let mut text = String::with_capacity(tail.len() + 32);
     let mut first = None;
     let mut readings = Readings::new();
-    let mut segments = tail.split('/').peekable();
-    let mut count = 0_usize;
-    while let Some(segment) = segments.next() {
-        count += 1;
-        if count > PATH_SEGMENTS_MAX {
-            return Err(PathError::TooManySegments);
-        }
+    for segment in segments(tail) {
+        let segment = segment?;
         let start = text.len();
         text.push('/');
-        let is_trailing = segment.is_empty() && segments.peek().is_none();
-        let ordinary = match segment {
-            "" if is_trailing => Ok(()),
-            "" => Err(PathError::EmptySegment),
-            _ => rewrite_segment(segment, &mut text),
-        };
-        if let Err(rule) = ordinary {
+        if let Err(rule) = segment.rewrite(&mut text) {
             if !is_opaque(rule) {
                 return Err(rule);
             }
             text.truncate(start + 1);
-            keep(segment, &mut text)?;
+            keep(segment.text, &mut text)?;
             first.get_or_insert(Opening { start, rule });
         }
-        readings.read(segment)?;
+        readings.read(segment.text)?;
     }
     if text.len() > PATH_BYTES_MAX {
         return Err(PathError::TooLong);
