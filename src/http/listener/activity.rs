@@ -22,6 +22,7 @@ use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -95,6 +96,8 @@ enum Protocol {
 pub(super) struct Activity {
     protocol: Protocol,
     state: Mutex<State>,
+    /// HTTP/2 streams that were reset because they are malformed, and are not counted yet. Looked at in every poll.
+    malformed_streams: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -126,8 +129,6 @@ struct State {
     violation: Option<Violation>,
     /// True once an HTTP/2 connection has had so many malformed streams that it should end with grace.
     is_worn: bool,
-    /// HTTP/2 streams that were reset because they are malformed, and are not counted yet.
-    malformed_streams: u32,
     /// True while the stream holds bytes back until the last request is answered.
     wake_on_answer: bool,
     /// True while the stream keeps the client's end from hyper, until no request is open.
@@ -195,13 +196,13 @@ impl Activity {
                 refused: false,
                 violation: None,
                 is_worn: false,
-                malformed_streams: 0,
                 wake_on_answer: false,
                 wake_on_end: false,
                 lingering: None,
                 waker: None,
                 early_hint: None,
             }),
+            malformed_streams: AtomicU32::new(0),
         })
     }
 
@@ -361,13 +362,15 @@ impl Activity {
 
     /// Notes resets of malformed streams. The task that drives the connection sees them in the same poll.
     pub fn note_malformed(&self, streams: u32) {
-        let mut state = self.state.lock();
-        state.malformed_streams = state.malformed_streams.saturating_add(streams);
+        self.malformed_streams.fetch_add(streams, Ordering::Relaxed);
     }
 
     /// Takes the malformed streams that were not counted yet.
     pub fn take_malformed(&self) -> u32 {
-        std::mem::take(&mut self.state.lock().malformed_streams)
+        match self.malformed_streams.load(Ordering::Relaxed) {
+            0 => 0,
+            _some => self.malformed_streams.swap(0, Ordering::Relaxed),
+        }
     }
 
     /// True if the last write left bytes over.
