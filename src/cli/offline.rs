@@ -285,7 +285,18 @@ fn matching<'a>(workbench: &'a Workbench, host: Option<&str>, path: &CanonicalPa
             .max_by_key(|portal| portal.matches.path_prefix.len()),
     };
     let host = host.map_or_else(String::new, |host| format!(" of host `{host}`"));
-    found.ok_or_else(|| format!("no portal matches `{}`{host}; name one with --portal", path.id()))
+    let places = || -> Vec<String> {
+        let all = portals.iter();
+        all.map(|portal| format!("{} at {}", portal.slug, portal.matches.path_prefix))
+            .collect()
+    };
+    found.ok_or_else(|| {
+        format!(
+            "no portal matches `{}`{host}, so the gate answers 404 `portal_unknown`; the portals are {}",
+            path.id(),
+            places().join(", ")
+        )
+    })
 }
 
 /// How the portal reads paths; the default for a portal that does not load.

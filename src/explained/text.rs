@@ -62,10 +62,16 @@ pub(crate) fn reasons(explanation: &Explanation, paint: Paint) -> String {
     indented.collect()
 }
 
+/// What would allow the request: the permits that hold already, or else the nearest one.
 fn nearest(explanation: &Explanation, paint: Paint) -> String {
-    match (explanation.nearest_permit(), explanation.deciding()) {
-        (Some(nearest), Some(evaluation)) => format!("\nnearest permit\n{}", policy(nearest, evaluation, paint)),
-        _ => String::new(),
+    let Some(evaluation) = explanation.deciding() else {
+        return String::new();
+    };
+    let overridden: String = explanation.overridden().map(|one| policy(one, evaluation, paint)).collect();
+    match explanation.nearest_permit() {
+        _ if !overridden.is_empty() => format!("\nwithout the forbid, the request would be allowed\n{overridden}"),
+        Some(nearest) => format!("\nnearest permit\n{}", policy(nearest, evaluation, paint)),
+        None => String::new(),
     }
 }
 
@@ -187,6 +193,9 @@ fn policy(policy: &ExplainedPolicy, evaluation: &ExplainedEvaluation, paint: Pai
         ));
     }
     text.extend(policy.clauses.iter().map(|one| clause(one, policy)));
+    if policy.info.effect == Effect::Forbid && policy.verdict == PolicyOutcome::Satisfied {
+        text.extend(policy.met.iter().map(|one| clause(one, policy)));
+    }
     text
 }
 
@@ -195,6 +204,7 @@ fn clause(clause: &Clause, policy: &ExplainedPolicy) -> String {
         .map(|line| format!("line {line}: "))
         .unwrap_or_default();
     let found = match &clause.found {
+        FoundValue::Value(value) if *value == clause.wants => format!("is {value}, as the policy needs it"),
         FoundValue::Value(value) => format!("is {value}, and the policy needs {}", clause.wants),
         FoundValue::Error(message) => format!("cannot be evaluated: {}", escaped(message)),
     };

@@ -132,7 +132,10 @@ impl Rules {
             let stored_attr = stored.and_then(|stored| stored.known.attr(name));
             let found = self.claims.claim(&identity.claims, name);
             let claimed = match found.map_err(|error| Refusal::from(error).of_credential(at_fault(path)))? {
-                Some(claim) => Some(value(&field.ty, claim, path).map_err(|e| claim_invalid(path, e.to_string()))?),
+                Some(claim) => Some(value(&field.ty, claim, path).map_err(|error| {
+                    let detail = format!("claim {error}; the schema wants that for `{name}`");
+                    claim_invalid(path, detail)
+                })?),
                 None => None,
             };
             match (claimed, stored_attr) {

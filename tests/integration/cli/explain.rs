@@ -167,3 +167,125 @@ fn a_failing_decision_test_shows_its_reasons_and_a_filter_that_matches_nothing_i
     assert_eq!(code, 64);
     assert!(error.contains("`no such case`"), "{error}");
 }
+
+/// Ten refusals with ten causes: each names the cause, what was found, and where.
+#[test]
+fn a_stranger_can_act_on_each_of_ten_refusals() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("tree");
+    super::diff::copy(&repository().join("tests/corpus/planted"), &copy);
+    let strong = "@id(\"audits-need-a-strong-login\")\nforbid (principal, action, resource in Path::\"/portal/shop/audit\")\n\
+        unless { context has auth && context.auth has acr && context.auth.acr == \"high\" };\n\n\
+        @id(\"beta-is-off\")\nforbid (principal, action, resource in Path::\"/portal/shop/beta\")\n\
+        unless { context has flags && context.flags has beta && context.flags.beta };\n";
+    std::fs::write(copy.join("policies/shop/strong.cedar"), strong).unwrap();
+    let portal = copy.join("policies/shop/portal.yaml");
+    let off = std::fs::read_to_string(&portal).unwrap().replace("beta: true", "beta: false");
+    std::fs::write(portal, off).unwrap();
+    let viewer = r#"{"sub": "vera", "tenant": "acme", "roles": ["viewer"]}"#;
+    let url = |method: &str, path: &str, claims: &str| {
+        ["--method", method, "--url", path, "--claims", claims]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    let query = |action: &str, resource: &str| {
+        let principal = json!({"type": "User", "id": "vera", "parents": [{"type": "Role", "id": "viewer"}]});
+        let body = json!({"portal": "shop", "principal": principal, "action": action, "resource": resource});
+        let path = folder.path().join(format!("{action}.json"));
+        std::fs::write(&path, body.to_string()).unwrap();
+        vec!["--request".to_owned(), path.to_str().unwrap().to_owned()]
+    };
+    let cases: [(&str, Vec<String>, &[&str]); 10] = [
+        (
+            "a missing role",
+            url("POST", "/portal/shop/start", viewer),
+            &[
+                "nearest permit\n  permit editors-write",
+                "wants principal in Role::\"editor\"",
+                "found User::\"vera\" in Role::\"viewer\"",
+            ],
+        ),
+        (
+            "another tenant",
+            url("GET", "/portal/shop/orders/7", &viewer.replace("acme", "globex")),
+            &[
+                "decided by tenant-isolation",
+                "principal in resource.tenant is false, as the policy needs it",
+                "resource.tenant = Tenant::\"acme\"",
+            ],
+        ),
+        (
+            "a login that is too weak",
+            url("GET", "/portal/shop/audit/x", &viewer.replace('}', ", \"acr\": \"low\"}")),
+            &[
+                "decided by audits-need-a-strong-login",
+                "context.auth.acr = \"low\"",
+                "without the forbid, the request would be allowed\n  permit viewers-read",
+            ],
+        ),
+        (
+            "a path of no portal",
+            url("GET", "/portal/shopp/start", viewer),
+            &[
+                "no portal matches `/portal/shopp/start`",
+                "404 `portal_unknown`",
+                "office at /portal/office, shop at /portal/shop",
+            ],
+        ),
+        (
+            "a method without an action",
+            url("PROPFIND", "/portal/shop/start", viewer),
+            &["no policy was asked: the schema has no action `PROPFIND`"],
+        ),
+        (
+            "an attribute that the resource lacks",
+            query("viewOrder", "Order::\"99\""),
+            &[
+                "nearest permit\n  permit viewers-view-orders",
+                "resource has tenant is false, and the policy needs true",
+                "resource = Order::\"99\"",
+            ],
+        ),
+        (
+            "a flag that is off",
+            url("GET", "/portal/shop/beta/x", viewer),
+            &[
+                "decided by beta-is-off",
+                "context.flags.beta is false, as the policy needs it",
+                "flags.beta = false  <- portal.yaml, the value for every caller",
+            ],
+        ),
+        (
+            "a forbid",
+            url("GET", "/portal/shop/internal/jobs", viewer),
+            &[
+                "decided by internal-is-closed  policies/shop/products.cedar",
+                "without the forbid, the request would be allowed\n  permit viewers-read",
+            ],
+        ),
+        (
+            "an unknown action",
+            query("viewOder", "Order::\"7\""),
+            &["`action`: the schema has no action `viewOder`"],
+        ),
+        (
+            "a claim of another type",
+            url("GET", "/portal/shop/start", &viewer.replace('}', ", \"mail\": 7}")),
+            &[
+                "claim_invalid",
+                "claim `mail` is not a string; the schema wants that for `email`",
+            ],
+        ),
+    ];
+    for (cause, arguments, lines) in cases {
+        let arguments: Vec<&str> = ["explain"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
+        let (code, out, error) = run(&copy, &arguments);
+        assert!(code == 2 || code == 64, "{cause}: {code} {out}{error}");
+        for line in lines {
+            assert!(
+                format!("{out}{error}").contains(line),
+                "{cause}: `{line}` is not in\n{out}{error}"
+            );
+        }
+    }
+}

@@ -150,17 +150,26 @@ impl Explanation {
         self.evaluations.last()
     }
 
-    /// The permit that would need the least to hold; `None` if the decision allows, or if permits did not take part.
+    /// The permit that would need the least to hold; `None` if the decision allows, if a permit holds and a forbid denies, or if
+    /// permits did not take part.
     pub fn nearest_permit(&self) -> Option<&ExplainedPolicy> {
-        let evaluation = self.deciding().filter(|evaluation| evaluation.effects == Effects::Both)?;
-        let permits = evaluation
-            .policies
-            .iter()
-            .filter(|policy| policy.info.effect == Effect::Permit);
-        let unmet = permits.filter(|policy| policy.verdict != PolicyOutcome::Satisfied);
-        unmet
-            .min_by_key(|policy| policy.distance())
-            .filter(|_| self.decision.denial().is_some())
+        if self.overridden().next().is_some() {
+            return None;
+        }
+        self.permits().min_by_key(|policy| policy.distance())
+    }
+
+    /// The permits that hold, of a decision that a forbid denies.
+    pub fn overridden(&self) -> impl Iterator<Item = &ExplainedPolicy> {
+        self.permits().filter(|policy| policy.verdict == PolicyOutcome::Satisfied)
+    }
+
+    /// The permits that took part in a denial.
+    fn permits(&self) -> impl Iterator<Item = &ExplainedPolicy> {
+        let deciding = self.deciding().filter(|_| self.decision.denial().is_some());
+        let evaluation = deciding.filter(|evaluation| evaluation.effects == Effects::Both);
+        let policies = evaluation.into_iter().flat_map(|evaluation| &evaluation.policies);
+        policies.filter(|policy| policy.info.effect == Effect::Permit)
     }
 }
 
