@@ -103,10 +103,13 @@ impl Parameters {
 /// Reads a body that is one JSON object.
 pub(super) async fn json_body(limits: &Limits, head: &Parts, body: Incoming) -> Result<Map<String, Value>, Refusal> {
     if media_type(head) != "application/json" {
-        return Err(invalid("the body is not `application/json`"));
+        return Err(invalid("the body is not `application/json`").with_public_detail());
     }
     let bytes = read(limits, body).await?;
-    json::object_from_slice(&bytes).map_err(|_error| invalid("the body is not a JSON object"))
+    json::object_from_slice(&bytes).map_err(|error| {
+        let detail = format!("the body is not strict JSON: {error}");
+        Refusal::new(Denial::RequestInvalid, detail).with_public_detail()
+    })
 }
 
 fn media_type(head: &Parts) -> &str {

@@ -13,7 +13,7 @@ use crate::portals::Portal;
 /// The portal of this slug; `portal_unknown` if there is none.
 pub(super) fn find<'a>(request: &EndpointRequest<'a>, slug: &str) -> Result<&'a Arc<Portal>, Refusal> {
     let portal = request.portals.named(slug);
-    portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "there is no portal of this name"))
+    portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, format!("there is no portal `{slug}`")).with_public_detail())
 }
 
 /// The `portal.yaml` of the active revision; `None` if no revision is loaded.

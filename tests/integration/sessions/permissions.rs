@@ -222,18 +222,34 @@ fn named_resources_are_decided_one_by_one_and_stored_entities_win() {
         "deny",
         "the stored owner counts"
     );
-    for body in [
-        json!({"resources": [{"type": "Nope", "id": "1"}]}),
-        json!({"resources": [{"type": "Order"}]}),
-        json!({"resources": [{"type": "Order", "id": "1", "attrs": {"owner": 7}}]}),
-        json!({"resources": [{"type": "Order", "id": "1"}], "actions": ["nope"]}),
-        json!({"resources": {}, "portal": "p"}),
-        json!({"resources": [], "more": 1}),
-        json!({}),
+    for (body, detail) in [
+        (json!({"resources": [{"type": "Nope", "id": "1"}]}), "no entity type `Nope`"),
+        (json!({"resources": [{"type": "Order"}]}), "`resources.0.id` is missing"),
+        (
+            json!({"resources": [{"type": 7, "id": "1"}]}),
+            "`resources.0.type` is not a string",
+        ),
+        (
+            json!({"resources": [{"type": "Order", "id": "1", "attrs": {"owner": 7}}]}),
+            "owner",
+        ),
+        (
+            json!({"resources": [{"type": "Order", "id": "1"}], "actions": ["nope"]}),
+            "no action `nope`",
+        ),
+        (json!({"resources": {}, "portal": "p"}), "`resources` is not a list"),
+        (json!({"resources": [], "more": 1}), "`more` is not a member"),
+        (json!({}), "`resources` is not a list"),
+        (json!([]), "the body is not strict JSON"),
     ] {
         let answer = ask(&gate, &token, &body);
         assert_eq!((answer.status, answer.code()), (400, "request_invalid".to_owned()), "{body}");
+        let told = answer.json()["detail"].as_str().unwrap_or_default().to_owned();
+        assert!(told.contains(detail), "{body}: {}", answer.text());
     }
+    let elsewhere = ask(&gate, &token, &json!({"portal": "nope", "resources": []}));
+    assert_eq!((elsewhere.status, elsewhere.code()), (404, "portal_unknown".to_owned()));
+    assert_eq!(elsewhere.json()["detail"], "there is no portal `nope`");
     let many: Vec<Value> = (0..101).map(|n| json!({"type": "Order", "id": n.to_string()})).collect();
     assert_eq!(ask(&gate, &token, &json!({"resources": many[..100]})).status, 200);
     let answer = ask(&gate, &token, &json!({"resources": many}));

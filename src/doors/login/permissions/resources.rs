@@ -173,7 +173,8 @@ impl Resource {
     fn read(at: usize, item: Value) -> Result<Self, Refusal> {
         let text = |name: &str| match item.get(name) {
             Some(Value::String(text)) => Ok(text.clone()),
-            _ => Err(invalid(format!("`resources.{at}.{name}` is not a string"))),
+            Some(_) => Err(invalid(format!("`resources.{at}.{name}` is not a string"))),
+            None => Err(invalid(format!("`resources.{at}.{name}` is missing"))),
         };
         let ty = text("type")?;
         let id = text("id")?;
