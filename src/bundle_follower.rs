@@ -235,8 +235,10 @@ impl BundleFollower {
 
     /// Keeps the bundle in use for a restart: every portal accepted its tree.
     pub fn confirm(&self, tree: &Tree) {
-        let is_it = self.taken.load().as_ref().is_some_and(|taken| *taken.tree == *tree);
-        if is_it && let Err(error) = self.kept.confirm() {
+        let taken = self.taken.load_full().filter(|taken| *taken.tree == *tree);
+        if let Some(taken) = taken
+            && let Err(error) = self.kept.confirm(&taken.archive)
+        {
             tracing::warn!(error, "the bundle could not be kept as the last good one");
         }
     }

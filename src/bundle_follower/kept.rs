@@ -108,10 +108,12 @@ impl Kept {
         self.write(LATEST, archive).and_then(|()| self.write(STATE, &text))
     }
 
-    /// Keeps the last bundle as the last good one.
-    pub fn confirm(&self) -> Result<(), String> {
+    /// Keeps the last bundle as the last good one, if it still has this digest: a newer one may be saved and not loaded yet.
+    pub fn confirm(&self, accepted: &[u8; 32]) -> Result<(), String> {
         let _one_writer = self.writing.lock();
-        let Some(archive) = self.latest()? else { return Ok(()) };
+        let Some(archive) = self.latest()?.filter(|latest| sha256(latest) == *accepted) else {
+            return Ok(());
+        };
         if self.good()?.is_some_and(|good| good == archive) {
             return Ok(());
         }
@@ -142,4 +144,30 @@ pub fn check_state_dir(state_dir: &Path) -> Result<(), String> {
     fs::create_dir_all(&folder).map_err(failed)?;
     let probe = folder.join(".probe");
     fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reloader accepts one bundle while the follower already saves the next.
+    #[test]
+    fn a_newer_bundle_that_no_portal_has_loaded_is_not_kept_as_the_last_good_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Kept::new(folder.path());
+        let save = |archive: &[u8]| {
+            let mark = Mark {
+                sequence: 1,
+                tree: "t".to_owned(),
+            };
+            kept.save(archive, &State::new(&mark, archive, None, "s".to_owned())).unwrap();
+        };
+        save(b"first");
+        kept.confirm(&sha256(b"first")).unwrap();
+        save(b"second");
+        kept.confirm(&sha256(b"first")).unwrap();
+        assert_eq!(kept.good().unwrap().as_deref(), Some(&b"first"[..]));
+        kept.confirm(&sha256(b"second")).unwrap();
+        assert_eq!(kept.good().unwrap().as_deref(), Some(&b"second"[..]));
+    }
 }

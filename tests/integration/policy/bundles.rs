@@ -278,6 +278,13 @@ fn a_broken_portal_keeps_its_last_good_revision_and_brakes_join_it() {
     publisher.publish(1, &served);
     let gate = publisher.from(&server).start();
     becomes(&gate, 200);
+    // one portal may be in force before the others are loaded; the bundle is kept once all are
+    eventually("the bundle is kept as the last good one", || {
+        match publisher.path("state/bundle/good.tar.gz").exists() {
+            true => Ok(()),
+            false => Err(gate.status()["bundle"].to_string()),
+        }
+    });
     publisher.put(
         "policies/p/main.cedar",
         "permit (principal, action, resource == Nothing::\"x\");",
