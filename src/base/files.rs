@@ -1,4 +1,5 @@
-//! Reads a small file completely (keys, certificates, users, tokens), replaces one in one step, and locks folders.
+//! Reads a small file completely (keys, certificates, users, tokens), makes, replaces and renames one in one step, and locks
+//! folders.
 //!
 //! Reading refuses anything but a regular file, because opening a FIFO would block, and stops at the caller's limit
 //! even if the file grows while it is read.
@@ -6,7 +7,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cedargate_policy::text;
@@ -99,6 +100,35 @@ pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// A new name beside the file, which readers of policy folders ignore.
+fn temporary_beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    folder_of(path).join(format!(".{name}.{}", uuid::Uuid::now_v7().simple()))
+}
+
+/// Makes a file in one step: a reader of the path sees nothing, or the complete content. Fails if there is something already.
+pub fn create_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = temporary_beside(path);
+    let written = (|| {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        move_file(&temporary, path)
+    })();
+    if written.is_err() {
+        drop(std::fs::remove_file(&temporary));
+    }
+    written
+}
+
+/// Renames a file in one step. Fails if the new path has something already, also if another program is making it meanwhile.
+pub fn move_file(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?;
+    File::open(folder_of(to))?.sync_all()
+}
+
 /// Replaces the file by a rename: a reader of the path sees the complete old or the complete new content. Mode and owner stay;
 /// a new file gets `new_mode`. Not for devices and pipes, which a rename would replace.
 pub fn replace_file(path: &Path, bytes: &[u8], new_mode: u32) -> io::Result<()> {
@@ -107,8 +137,7 @@ pub fn replace_file(path: &Path, bytes: &[u8], new_mode: u32) -> io::Result<()> 
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let temporary = folder_of(path).join(format!(".{name}.{}", uuid::Uuid::now_v7().simple()));
+    let temporary = temporary_beside(path);
     let written = (|| {
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(new_mode).open(&temporary)?;
@@ -128,4 +157,37 @@ pub fn replace_file(path: &Path, bytes: &[u8], new_mode: u32) -> io::Result<()> 
         drop(std::fs::remove_file(&temporary));
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_or_moved_file_replaces_no_other_and_leaves_no_temporary_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        create_file(&path("a"), b"one", 0o640).unwrap();
+        assert_eq!(std::fs::metadata(path("a")).unwrap().mode() & 0o777, 0o640);
+        assert_eq!(
+            create_file(&path("a"), b"two", 0o640).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        std::os::unix::fs::symlink("nowhere", path("link")).unwrap();
+        assert!(create_file(&path("link"), b"two", 0o640).is_err());
+        create_file(&path("b"), b"two", 0o640).unwrap();
+        assert_eq!(
+            move_file(&path("a"), &path("b")).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        move_file(&path("a"), &path("c")).unwrap();
+        let mut names: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|one| one.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["b", "c", "link"]);
+        assert_eq!(std::fs::read(path("c")).unwrap(), b"one");
+        assert_eq!(std::fs::read(path("b")).unwrap(), b"two");
+    }
 }

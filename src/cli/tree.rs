@@ -9,6 +9,7 @@ use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::{Problem, RevisionError};
 use cedargate_policy::revision::source::{Files, SourceFile, Tree};
 use cedargate_policy::scope::PortalScope;
+use cedargate_policy::types::PortalSlug;
 
 use super::config_file::ConfigFile;
 use crate::base::files::{read_small, replace_file};
@@ -173,6 +174,14 @@ impl Reading {
     }
 }
 
+/// A file of a tree with another text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FileEdit<'a> {
+    pub name: &'a str,
+    /// `None`: without the file.
+    pub text: Option<&'a str>,
+}
+
 impl Workbench {
     /// A tree that was read elsewhere; `place` names it in messages.
     pub(crate) fn of_tree(config: &ConfigFile, tree: Tree, place: &str) -> Result<Self, String> {
@@ -226,11 +235,17 @@ impl Workbench {
         })
     }
 
-    /// The tree with another text of one of its files; nothing is written.
-    pub(crate) fn edited(&self, config: &ConfigFile, name: &str, text: &str) -> Result<Self, String> {
+    /// The tree with other texts of some files; nothing is written. A name in a new folder makes a portal, as on disk.
+    pub(crate) fn edited(&self, config: &ConfigFile, edits: &[FileEdit<'_>]) -> Result<Self, String> {
         let mut tree = self.tree.clone();
-        let file = tree.files.0.get_mut(name);
-        *file.ok_or_else(|| format!("the tree has no file `{name}`"))? = SourceFile::new(text.as_bytes());
+        for FileEdit { name, text } in edits {
+            match text {
+                Some(text) => drop(tree.files.0.insert((*name).to_owned(), SourceFile::new(text.as_bytes()))),
+                None => drop(tree.files.0.remove(*name)),
+            }
+            let folder = name.strip_prefix("policies/").and_then(|rest| rest.split_once('/'));
+            tree.slugs.extend(folder.and_then(|(folder, _)| PortalSlug::parse(folder)));
+        }
         let reading = Reading {
             tree,
             is_settled: true,
@@ -369,18 +384,23 @@ impl Workbench {
     /// Gives a file of the tree another text, at once: a gate or an editor sees the old one or the new one. Refuses a file that
     /// changed after the command read it.
     pub(crate) fn rewrite(&self, name: &str, text: &str) -> Result<(), String> {
+        let file = self.unchanged(name)?;
+        replace_file(&file, text.as_bytes(), NEW_MODE).map_err(|e| format!("cannot change `{}`: {e}", file.display()))
+    }
+
+    /// The path of a file that is as the command read it; the file that a link names, not the link.
+    pub(crate) fn unchanged(&self, name: &str) -> Result<PathBuf, String> {
         let path = self.path(name)?;
         let fail = |e: std::io::Error| format!("cannot change `{}`: {e}", path.display());
-        // the file that a link names, not the link
         let file = path.canonicalize().map_err(fail)?;
         let known = self.tree.files.get(name).map(|file| &*file.bytes);
-        if known != Some(std::fs::read(&file).map_err(fail)?.as_slice()) {
-            return Err(format!(
-                "`{}` changed after it was read; run the command again",
-                path.display()
-            ));
+        if known == Some(std::fs::read(&file).map_err(fail)?.as_slice()) {
+            return Ok(file);
         }
-        replace_file(&file, text.as_bytes(), NEW_MODE).map_err(fail)
+        Err(format!(
+            "`{}` changed after it was read; run the command again",
+            path.display()
+        ))
     }
 
     /// The path of a file or a folder of the tree on this machine.

@@ -11,6 +11,7 @@ mod explain;
 mod export;
 mod log;
 mod overview;
+mod places;
 mod question;
 mod sessions;
 

@@ -13,7 +13,7 @@ use rustc_hash::FxHasher;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{LogRecord, RecordLocation, Visitor};
+use super::{EventRecord, LogRecord, RecordLocation, Visitor};
 
 /// Rows that are kept.
 pub const RECORDS_MAX: usize = 1_000_000;
@@ -23,6 +23,10 @@ const TEXTS_MAX: usize = 200_000;
 const TEXT_CHARS_MAX: usize = 200;
 /// Roles of a caller that are kept.
 const ROLES_MAX: usize = 32;
+/// Records of other kinds that are kept: the youngest.
+const EVENTS_MAX: usize = 500;
+/// Kinds of records that are kept beside decisions. Refused connections are only counted: a client may cause any number.
+const EVENT_KINDS: [&str; 3] = ["auth_event", "policy_event", "admin_event"];
 /// Stands for texts beyond `TEXTS_MAX`.
 const OTHERS: &str = "(others)";
 /// Decisions that one sampled record may stand for; a hostile record may claim any share.
@@ -39,6 +43,24 @@ pub struct LogIndex {
     /// Rows are kept of one in `1 << level` decisions.
     level: u32,
     texts: Texts,
+    events: Vec<LogEvent>,
+}
+
+/// A login, a revocation, a reload or a command of the operator. Texts are cut; a masked field is a text, too.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct LogEvent {
+    /// Unix milliseconds; `None`: the record has no time.
+    pub at: Option<i64>,
+    pub kind: String,
+    /// `revocation`; of a reload, `reload`.
+    pub event: String,
+    pub result: String,
+    pub reason: String,
+    pub detail: String,
+    pub portal: String,
+    /// The subject, or the tenant.
+    pub about: String,
+    pub operator: String,
 }
 
 /// One decision.
@@ -108,7 +130,13 @@ impl LogIndex {
             rows_max,
             level: 0,
             texts,
+            events: Vec::new(),
         }
+    }
+
+    /// The youngest records that are no decisions, the youngest first once `sort` has run.
+    pub fn events(&self) -> &[LogEvent] {
+        &self.events
     }
 
     /// The rows, the youngest first once `sort` has run.
@@ -138,6 +166,12 @@ impl LogIndex {
     pub fn sort(&mut self) {
         self.rows.sort_unstable_by_key(|row| std::cmp::Reverse((row.at, row.id)));
         self.rows.shrink_to_fit();
+        self.keep_youngest_events();
+    }
+
+    fn keep_youngest_events(&mut self) {
+        self.events.sort_unstable_by(|a, b| b.cmp(a));
+        self.events.truncate(EVENTS_MAX);
     }
 
     /// The decisions that a row stands for.
@@ -199,7 +233,18 @@ impl Visitor for LogIndex {
         }
     }
 
+    fn visit_event(&mut self, text: &[u8]) {
+        let Some(record) = EventRecord::parse(text).filter(|record| EVENT_KINDS.contains(&&*record.kind)) else {
+            return;
+        };
+        self.events.push(LogEvent::of(&record));
+        if self.events.len() >= 2 * EVENTS_MAX {
+            self.keep_youngest_events();
+        }
+    }
+
     fn join(&mut self, other: Self) {
+        self.events.extend(other.events);
         self.level = self.level.max(other.level);
         let level = self.level;
         self.rows.retain(|row| row.draw.trailing_zeros() >= level);
@@ -217,6 +262,34 @@ impl Visitor for LogIndex {
             ..row
         }));
         self.fit();
+    }
+}
+
+impl LogEvent {
+    fn of(record: &EventRecord) -> Self {
+        let text = |value: &Value| -> String {
+            let text = match value {
+                Value::Null => String::new(),
+                Value::String(text) => text.chars().take(TEXT_CHARS_MAX).collect(),
+                other => other.to_string().chars().take(TEXT_CHARS_MAX).collect(),
+            };
+            text
+        };
+        let of_reload = if record.kind == "policy_event" { "reload" } else { "" };
+        let first = |one: &Value, other: &Value| Some(text(one)).filter(|text| !text.is_empty()).unwrap_or_else(|| text(other));
+        Self {
+            at: record.millis(),
+            kind: record.kind.clone(),
+            event: Some(text(&record.event))
+                .filter(|event| !event.is_empty())
+                .unwrap_or_else(|| of_reload.to_owned()),
+            result: text(&record.result),
+            reason: text(&record.reason),
+            detail: text(&record.detail),
+            portal: text(&record.portal),
+            about: first(&record.subject, &record.tenant),
+            operator: text(&record.operator),
+        }
     }
 }
 
@@ -313,6 +386,28 @@ mod tests {
         let counted: f64 = alone.rows.iter().map(|row| alone.count(row)).sum();
         assert!((counted - 20_000.0).abs() < 3000.0, "{counted}");
         assert_eq!(alone.texts.get(alone.rows.first().unwrap().roles), r#"["a","b"]"#);
+    }
+
+    #[test]
+    fn the_youngest_events_are_kept_and_refused_connections_are_not() {
+        let mut index = LogIndex::default();
+        for minute in 0..3 * EVENTS_MAX {
+            let ts = format!(
+                "2026-01-{:02}T{:02}:{:02}:00Z",
+                1 + minute / 1440,
+                minute / 60 % 24,
+                minute % 60
+            );
+            let event = serde_json::json!({"kind": "auth_event", "ts": ts, "event": "revocation", "operator": minute, "detail": "x".repeat(1000)});
+            index.visit_event(event.to_string().as_bytes());
+            index.visit_event(br#"{"kind":"http_rejected","ts":"2027-01-01T00:00:00Z","reason":"r"}"#);
+            assert!(index.events().len() < 2 * EVENTS_MAX);
+        }
+        index.sort();
+        assert_eq!(index.events().len(), EVENTS_MAX);
+        let operators: Vec<&str> = index.events().iter().map(|event| &*event.operator).collect();
+        assert_eq!((operators.first(), operators.last()), (Some(&"1499"), Some(&"1000")));
+        assert!(index.events().iter().all(|event| event.detail.len() == TEXT_CHARS_MAX));
     }
 
     #[test]

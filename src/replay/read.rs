@@ -28,6 +28,9 @@ const BROKEN_NAMED_MAX: usize = 10;
 pub trait Visitor: Send {
     fn visit(&mut self, record: &LogRecord<'_>, place: RecordLocation<'_>);
 
+    /// Sees a record of another kind, as it stands in the log.
+    fn visit_event(&mut self, _text: &[u8]) {}
+
     /// Adds what another visitor saw.
     fn join(&mut self, other: Self);
 }
@@ -284,6 +287,7 @@ impl<V: Visitor> Reading<V> {
             self.visitor.visit(&record, place);
         } else {
             self.totals.others += 1;
+            self.visitor.visit_event(text);
         }
         true
     }

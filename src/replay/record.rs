@@ -53,6 +53,35 @@ pub struct LogRecord<'a> {
     pub masked: Vec<String>,
 }
 
+/// A record that is no decision: of logins and revocations, of policies, of the operator's commands.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct EventRecord {
+    pub kind: String,
+    ts: Option<String>,
+    pub event: Value,
+    pub result: Value,
+    pub reason: Value,
+    pub detail: Value,
+    pub portal: Value,
+    pub subject: Value,
+    pub tenant: Value,
+    /// The id of the user whose process asked for a revocation.
+    pub operator: Value,
+}
+
+impl EventRecord {
+    /// Reads one line; `None`: it is not a record.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok()
+    }
+
+    /// Unix milliseconds of the record.
+    pub fn millis(&self) -> Option<i64> {
+        parse_rfc3339(self.ts.as_deref()?)
+    }
+}
+
 /// The id by which a record was found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum MatchedId {

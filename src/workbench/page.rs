@@ -33,6 +33,7 @@ const MODULES: &[(&str, &str)] = &[
     ("changes", include_str!("page/changes.js")),
     ("pane", include_str!("page/pane.js")),
     ("proof", include_str!("page/proof.js")),
+    ("files", include_str!("page/files.js")),
     ("viewer", include_str!("page/viewer.js")),
     ("editor", include_str!("page/editor.js")),
     ("log", include_str!("page/log.js")),

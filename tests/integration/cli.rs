@@ -25,6 +25,7 @@ pub mod workbench;
 mod workbench_attacks;
 mod workbench_editor;
 mod workbench_export;
+mod workbench_files;
 mod workbench_large_log;
 mod workbench_log;
 mod workbench_pages;

@@ -59,6 +59,8 @@ impl Desk {
             ("compare", Some(body)) => Ok(bytes(&editor::compare(self, workbench, body)?)),
             ("prove", Some(body)) => Ok(bytes(&editor::prove(self, workbench, body)?)),
             ("save", Some(body)) => Ok(bytes(&editor::save(self, workbench, body)?)),
+            ("rename", Some(body)) => Ok(bytes(&editor::rename(self, workbench, body)?)),
+            ("delete", Some(body)) => Ok(bytes(&editor::delete(self, workbench, body)?)),
             ("test", Some(body)) => Ok(bytes(&cases::make(workbench, body)?)),
             _ => Err(Refused::unknown()),
         }

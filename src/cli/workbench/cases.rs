@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 
 use super::explain::shortened;
 use super::overview::problems;
+use super::places;
 use super::question::{WorkbenchQuestion, time};
 use crate::base::clock::unix_millis;
+use crate::base::files::create_file;
 use crate::cli::new_files::make_parent;
 use crate::cli::tree::{PortalLoad, Workbench};
 use crate::explained::Explained;
@@ -22,6 +24,8 @@ const FILE: &str = "workbench.yaml";
 /// The beginning of that file.
 const HEAD: &str = "# Decision tests made in the workbench; each expects what the policies decided then.\ncases:\n";
 const NAME_CHARS_MAX: usize = 200;
+/// Rights of a new file.
+const NEW_MODE: u32 = 0o644;
 /// Cases whose callers and targets are listed.
 const LISTED_MAX: usize = 20_000;
 
@@ -271,14 +275,11 @@ impl MadeCase {
 
     /// Refuses a file that changed, or appeared, after the tree was read.
     fn write(&self, workbench: &Workbench) -> Result<(), String> {
-        use std::io::Write;
         if !self.is_new {
             return workbench.rewrite(&self.file, &self.text);
         }
-        let path = workbench.path(&self.file)?;
+        let path = places::new(workbench, &self.file)?;
         make_parent(&path)?;
-        let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
-        let written = made.and_then(|mut made| made.write_all(self.text.as_bytes()));
-        written.map_err(|error| format!("cannot write `{}`: {error}", path.display()))
+        create_file(&path, self.text.as_bytes(), NEW_MODE).map_err(|error| format!("cannot write `{}`: {error}", path.display()))
     }
 }

@@ -1,7 +1,9 @@
-//! The files of the tree: their texts, what an unsaved text would change, and saving.
+//! The files of the tree: their texts, what an unsaved change would do, and saving, renaming and deleting.
 //!
-//! An unsaved text is checked, tested and compared as a tree of its own, in memory. `save` alone writes: one file that the tree
-//! has, in the folders of the tree, and only if it is still as the page opened it.
+//! A change is checked, tested and compared as a tree of its own, in memory. `save`, `rename` and `delete` alone write: one file
+//! in the folders of the tree (`places`), and only if it is still as the page opened it. None of them replaces another file.
+
+use std::path::Path;
 
 use cedargate_policy::digest::sha256_of;
 use http::StatusCode;
@@ -9,18 +11,26 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::desk::Desk;
-use crate::cli::tree::Workbench;
+use super::places;
+use crate::base::files::{create_file, move_file};
+use crate::cli::new_files::make_parent;
+use crate::cli::tree::{FileEdit, Workbench};
 use crate::cli::{diff, lint, test};
 use crate::workbench::Refused;
 
-/// A text that is not saved.
+/// Rights of a new file.
+const NEW_MODE: u32 = 0o644;
+
+/// A change that is not saved: another text, another name, or no file any more.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Draft {
     /// `policies/shop/main.cedar`.
     file: String,
-    text: String,
-    /// Identity of the file when the page opened it; needed to save.
+    /// `None`: the file is gone, or has the name `to`.
+    text: Option<String>,
+    to: Option<String>,
+    /// Identity of the file when the page opened it; needed to write. `None` for a new file.
     hash: Option<String>,
 }
 
@@ -39,72 +49,85 @@ pub(super) fn open(workbench: &Workbench, name: &str) -> Result<Value, String> {
     Ok(json!({"file": name, "hash": hash(&text), "text": text}))
 }
 
-/// `{file, text}` → the findings of `lint` on the whole tree with this text; among them are the errors of loading.
+/// A change → the findings of `lint` on the tree with it; among them are the errors of loading.
 pub(super) fn check(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, String> {
     let edited = Draft::read(body)?.applied(desk, workbench)?;
     Ok(json!({ "findings": lint::findings(&edited) }))
 }
 
-/// `{file, text}` → the decision tests by the tree with this text, and its difference to the files.
+/// A change → the decision tests by the tree with it, and its difference to the files.
 pub(super) fn compare(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, String> {
     let draft = Draft::read(body)?;
     let edited = draft.applied(desk, workbench)?;
     let tests = failed(&test::covered(desk.tree.clone(), &edited)?);
-    let changes = diff::of_edit(draft.unapplied(desk, workbench)?, edited, None)?;
+    let changes = diff::of_edit(Draft::unapplied(desk, workbench)?, edited, None)?;
     Ok(json!({"tests": tests, "changes": changes}))
 }
 
-/// `{file, text}` → the difference with a proof, or a request that the text newly allows.
+/// A change → the difference with a proof, or a request that it newly allows.
 pub(super) fn prove(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, String> {
     let draft = Draft::read(body)?;
     let edited = draft.applied(desk, workbench)?;
-    diff::of_edit(draft.unapplied(desk, workbench)?, edited, Some(diff::PROVE_TIMEOUT))
+    diff::of_edit(Draft::unapplied(desk, workbench)?, edited, Some(diff::PROVE_TIMEOUT))
 }
 
-/// `{file, text, hash}` → writes the file, and answers with the tests of the new tree.
+/// `{file, text, hash}` → writes the file, or makes it if there is no `hash`, and answers with the tests of the new tree.
 pub(super) fn save(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, Refused> {
     let draft = Draft::read(body)?;
-    let known = workbench.text(&draft.file).map_err(|problem| problem.to_string())?;
-    if draft.hash.as_deref() != Some(&hash(&known)) {
-        return Err(Refused {
-            status: StatusCode::CONFLICT,
-            message: format!(
-                "`{}` changed on disk after the page opened it; nothing was written",
-                draft.file
-            ),
-        });
+    let (Some(text), None) = (&draft.text, &draft.to) else {
+        return Err(Refused::invalid("give the text to save"));
+    };
+    if draft.hash.is_none() && workbench.files().get(&draft.file).is_none() {
+        let path = places::new(workbench, &draft.file)?;
+        make_parent(&path)?;
+        create_file(&path, text.as_bytes(), NEW_MODE).map_err(|error| cannot("make", &path, &error))?;
+    } else {
+        draft.check_hash(workbench)?;
+        places::known(workbench, &draft.file)?;
+        workbench.rewrite(&draft.file, text)?;
     }
-    check_place(workbench, &draft.file)?;
-    workbench.rewrite(&draft.file, &draft.text)?;
+    Ok(json!({"hash": hash(text), "tests": tests_now(desk)}))
+}
+
+/// `{file, hash, to}` → renames the file, and answers with the tests of the new tree.
+pub(super) fn rename(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, Refused> {
+    let draft = Draft::read(body)?;
+    let (None, Some(to)) = (&draft.text, &draft.to) else {
+        return Err(Refused::invalid("give the new name"));
+    };
+    draft.check_hash(workbench)?;
+    let old = places::known_file(workbench, &draft.file)?;
+    let new = places::new(workbench, to)?;
+    workbench.unchanged(&draft.file)?;
+    make_parent(&new)?;
+    move_file(&old, &new).map_err(|error| cannot("rename", &old, &error))?;
+    Ok(json!({"tests": tests_now(desk)}))
+}
+
+/// `{file, hash}` → deletes the file, and answers with the tests of the new tree.
+pub(super) fn delete(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, Refused> {
+    let draft = Draft::read(body)?;
+    let (None, None) = (&draft.text, &draft.to) else {
+        return Err(Refused::invalid("a file is deleted without a text and without another name"));
+    };
+    draft.check_hash(workbench)?;
+    let path = places::known_file(workbench, &draft.file)?;
+    workbench.unchanged(&draft.file)?;
+    std::fs::remove_file(&path).map_err(|error| cannot("delete", &path, &error))?;
+    Ok(json!({"tests": tests_now(desk)}))
+}
+
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
+    format!("cannot {what} `{}`: {error}", path.display())
+}
+
+/// Reads the tree again, and runs its tests.
+fn tests_now(desk: &Desk) -> Value {
     desk.read();
     let tests = desk
         .snapshot()
         .and_then(|snapshot| Ok(test::covered(desk.tree.clone(), &snapshot.workbench)?));
-    Ok(json!({
-        "hash": hash(&draft.text),
-        "tests": tests.map_or_else(|refused| json!({"error": refused.message}), |report| failed(&report)),
-    }))
-}
-
-/// SECURITY: a link in the tree may lead anywhere. Fails if the file is not below the tree's own folders.
-fn check_place(workbench: &Workbench, name: &str) -> Result<(), String> {
-    let path = workbench.path(name)?;
-    let fail = |error: std::io::Error| format!("`{}`: {error}", path.display());
-    let file = path.canonicalize().map_err(fail)?;
-    let folders = workbench
-        .folders()
-        .into_iter()
-        .flat_map(|folders| [&folders.policies, &folders.schemas]);
-    let is_inside = folders
-        .filter_map(|folder| folder.canonicalize().ok())
-        .any(|folder| file.starts_with(folder));
-    if is_inside {
-        return Ok(());
-    }
-    Err(format!(
-        "`{name}` is a link to `{}`, outside of the policy tree; edit it there",
-        file.display()
-    ))
+    tests.map_or_else(|refused| json!({"error": refused.message}), |report| failed(&report))
 }
 
 /// The cases that fail, and the number of all.
@@ -132,15 +155,46 @@ impl Draft {
         Self::deserialize(body).map_err(|error| format!("the draft is malformed: {error}"))
     }
 
-    /// The tree with the text.
+    /// Fails if the file is not the one that the page opened.
+    fn check_hash(&self, workbench: &Workbench) -> Result<(), Refused> {
+        let known = workbench.text(&self.file).map_err(|problem| problem.to_string())?;
+        if self.hash.as_deref() == Some(&hash(&known)) {
+            return Ok(());
+        }
+        Err(Refused {
+            status: StatusCode::CONFLICT,
+            message: format!(
+                "`{}` changed on disk after the page opened it; nothing was written",
+                self.file
+            ),
+        })
+    }
+
+    /// The tree with the change.
     fn applied(&self, desk: &Desk, workbench: &Workbench) -> Result<Workbench, String> {
-        workbench.edited(&desk.config, &self.file, &self.text)
+        let name = self.file.as_str();
+        let Some(text) = &self.text else {
+            let moved = workbench.text(name).map_err(|problem| problem.to_string())?;
+            let gone = FileEdit { name, text: None };
+            let Some(to) = &self.to else {
+                return workbench.edited(&desk.config, &[gone]);
+            };
+            places::new(workbench, to)?;
+            let there = FileEdit {
+                name: to,
+                text: Some(&moved),
+            };
+            return workbench.edited(&desk.config, &[gone, there]);
+        };
+        if workbench.files().get(name).is_none() {
+            places::new(workbench, name)?;
+        }
+        workbench.edited(&desk.config, &[FileEdit { name, text: Some(text) }])
     }
 
     /// The tree as it was read.
-    fn unapplied(&self, desk: &Desk, workbench: &Workbench) -> Result<Workbench, String> {
-        let text = workbench.text(&self.file).map_err(|problem| problem.to_string())?;
-        workbench.edited(&desk.config, &self.file, &text)
+    fn unapplied(desk: &Desk, workbench: &Workbench) -> Result<Workbench, String> {
+        workbench.edited(&desk.config, &[])
     }
 }
 

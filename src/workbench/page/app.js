@@ -9,7 +9,7 @@ import { tests } from "./tests.js";
 import { changes } from "./changes.js";
 import { log } from "./log.js";
 import { sessions } from "./sessions.js";
-import { editor } from "./editor.js";
+import { editor, unsavedCount } from "./editor.js";
 
 /** Every page: its name in addresses and in the tree's `pages`, its title, and the function that draws it. */
 const PAGES = [
@@ -37,6 +37,14 @@ function missing(name, pages) {
   return { name, title: "No such page", draw: ({ main: view }) => { put(view, el("h1", {}, "No such page"), el("p", {}, why), el("ul", {}, links)); } };
 }
 
+/** Behind the editor's name: how many texts are not saved. */
+const unsaved = el("span", { class: "unsaved" });
+function showUnsaved() {
+  const count = unsavedCount();
+  clear(unsaved, count ? [" ", el("span", { class: "badge conditional" }, `${count} unsaved`)] : null);
+}
+document.addEventListener("unsaved", showUnsaved);
+
 function here() {
   const [name, query] = (location.hash.startsWith("#/") ? location.hash : firstPage).slice(2).split("?");
   return { name, parameters: new URLSearchParams(query ?? "") };
@@ -57,7 +65,7 @@ async function draw({ keepFocus = false } = {}) {
   if (own !== drawing) return;
   const pages = PAGES.filter((page) => tree.pages.includes(page.name));
   const page = pages.find((one) => one.name === name) ?? (name === "" ? pages[0] : missing(name, pages));
-  clear(nav, pages.length > 1 ? pages.map((one) => el("a", { href: address(one.name), "aria-current": one === page ? "page" : null }, one.title)) : null);
+  clear(nav, pages.length > 1 ? pages.map((one) => el("a", { href: address(one.name), "aria-current": one === page ? "page" : null }, one.title, one.name === "editor" ? unsaved : null)) : null);
   document.getElementById("find").hidden = !tree.pages.includes("matrix");
   document.title = `${page.title} · cedargate workbench`;
   const view = el("div", { class: "page" });

@@ -3,8 +3,9 @@ import { announce, brief, clear, el, put, settled } from "./dom.js";
 import { getNow, isExport, post } from "./data.js";
 import { badge, counted, failure, findingList } from "./parts.js";
 import { comparison } from "./changes.js";
+import { deleteFile, newFile, renameFile } from "./files.js";
 import { fileList, marksOf, textPane } from "./pane.js";
-import { proofNode } from "./proof.js";
+import { proofNode, testsNode } from "./proof.js";
 import { viewer } from "./viewer.js";
 
 /** Unsaved texts by file; they outlive the page, not the tab. */
@@ -15,11 +16,20 @@ const COMPARE_PAUSE = 900;
 let showSaved = () => {};
 
 window.addEventListener("beforeunload", (event) => {
-  if ([...drafts.values()].some(isChanged)) event.preventDefault();
+  if (unsavedCount() > 0) event.preventDefault();
 });
 
+/** Texts that are not saved. The frame shows the number on every page. */
+export function unsavedCount() {
+  return [...drafts.values()].filter(isChanged).length;
+}
+
+function tellFrame() {
+  document.dispatchEvent(new Event("unsaved"));
+}
+
 function isChanged(draft) {
-  return draft.text !== draft.saved;
+  return draft.isNew || draft.text !== draft.saved;
 }
 
 /** The text as the file has it: a text area knows only `\n`. */
@@ -36,12 +46,14 @@ function unsaved(file) {
   return drafts.has(file) && isChanged(drafts.get(file)) ? [" ", badge("conditional", "unsaved")] : null;
 }
 
-async function opened(file) {
+async function opened(file, isOnDisk) {
   const known = drafts.get(file);
+  if (known?.isNew && !isOnDisk) return known;
   const { text, hash } = await getNow("file", { file });
   const plain = text.replaceAll("\r\n", "\n");
   if (known && isChanged(known)) {
     known.isStale = known.hash !== hash;
+    known.isNew = false;
     known.disk = { text: plain, hash };
     return known;
   }
@@ -76,26 +88,28 @@ function idle() {
   return el("p", { class: "soft" }, "They run as soon as the text differs from the file.");
 }
 
-function testsNode(tests) {
-  if (tests.error) return failure({ message: tests.error });
-  if (tests.failed.length === 0) return el("p", {}, badge("allow", `${counted(tests.cases, "test")} as expected`));
-  return [el("p", {}, badge("deny", `${tests.failed.length} of ${counted(tests.cases, "test")} failed`)),
-    el("ul", { class: "gaps" }, tests.failed.slice(0, 50).map((one) => el("li", {}, el("strong", {}, brief(one.name, 200)), el("div", { class: "soft" }, one.detail ? `${one.detail} · ` : null, el("code", {}, `${one.file}${one.line ? `:${one.line}` : ""}`)))))];
-}
-
 /** Draws the page. */
 export async function editor({ main, parameters, go }) {
   if (isExport) return viewer({ main, parameters, go });
   const { files } = await getNow("files");
   const wanted = parameters.get("file");
-  const current = files.some((one) => one.file === wanted) ? wanted : (files.find((one) => one.file.endsWith(".cedar")) ?? files[0])?.file;
+  const made = [...drafts.values()].filter((draft) => draft.isNew && !files.some((one) => one.file === draft.file));
+  const all = [...files, ...made].sort((a, b) => (a.file < b.file ? -1 : 1));
+  const current = all.some((one) => one.file === wanted) ? wanted : (files.find((one) => one.file.endsWith(".cedar")) ?? files[0])?.file;
   put(main, el("h1", {}, "Editor"));
+  const begin = (file) => {
+    drafts.set(file, { file, text: "", saved: "", hash: null, isCrlf: false, isStale: false, isNew: true });
+    tellFrame();
+    go({ file });
+  };
+  const makeButton = el("button", { type: "button", class: "small", on: { click: () => newFile(current ?? "policies/", begin) } }, "New file…");
   if (!current) {
-    put(main, el("p", {}, "The tree has no file."));
+    put(main, el("p", {}, "The tree has no file."), makeButton);
     return undefined;
   }
-  const list = fileList(files, current, (file) => go({ file }), unsaved);
-  const draft = await opened(current);
+  const list = fileList(all, current, (file) => go({ file }), unsaved);
+  list.node.prepend(el("p", {}, makeButton));
+  const draft = await opened(current, files.some((one) => one.file === current));
   let hasLeft = false;
   let isBroken = false;
   const state = el("span", { class: "soft", role: "status" });
@@ -106,7 +120,11 @@ export async function editor({ main, parameters, go }) {
   const proof = el("div");
 
   const showState = () => {
-    state.textContent = isChanged(draft) ? "not saved" : "as on disk";
+    state.textContent = draft.isNew ? "new, not saved" : isChanged(draft) ? "not saved" : "as on disk";
+    renameButton.disabled = isChanged(draft);
+    deleteButton.disabled = isChanged(draft);
+    revertButton.textContent = draft.isNew ? "Discard" : "Take back all changes";
+    tellFrame();
     saveButton.disabled = !isChanged(draft);
     revertButton.disabled = !isChanged(draft);
     proveButton.disabled = !isChanged(draft) || isBroken;
@@ -153,7 +171,7 @@ export async function editor({ main, parameters, go }) {
     clear(tests, el("p", { class: "wait" }, "Saving, and running the tests"));
     try {
       const answer = await post("save", { ...body(draft), hash: draft.hash });
-      Object.assign(draft, { saved: text, hash: answer.hash, isStale: false, result: answer.tests });
+      Object.assign(draft, { saved: text, hash: answer.hash, isStale: false, isNew: false, result: answer.tests });
       announce("Saved");
     } catch (error) {
       draft.result = { error: error.message };
@@ -171,7 +189,10 @@ export async function editor({ main, parameters, go }) {
     }
   };
   const saveButton = el("button", { type: "button", on: { click: save } }, "Save");
-  const revertButton = el("button", { type: "button", class: "small", on: { click: () => { pane.area.value = draft.saved; pane.area.dispatchEvent(new Event("input")); } } }, "Take back all changes");
+  const revertButton = el("button", { type: "button", class: "small", on: { click: () => { if (draft.isNew) { drafts.delete(draft.file); tellFrame(); go({}); return; } pane.area.value = draft.saved; pane.area.dispatchEvent(new Event("input")); } } }, "Take back all changes");
+  const gone = (next) => { drafts.delete(draft.file); tellFrame(); go({ file: next }); };
+  const renameButton = el("button", { type: "button", class: "small", on: { click: () => renameFile(draft, gone) } }, "Rename…");
+  const deleteButton = el("button", { type: "button", class: "small", on: { click: () => deleteFile(draft, gone) } }, "Delete…");
   const proveButton = el("button", { type: "button", class: "small", on: { click: prove } }, "Prove that nothing is newly allowed");
   const pane = textPane(draft, changed);
   pane.area.addEventListener("keydown", (event) => {
@@ -180,7 +201,7 @@ export async function editor({ main, parameters, go }) {
 
   put(main, el("div", { class: "editor-split" }, list.node,
     el("div", {},
-      el("div", { class: "bar" }, el("strong", {}, el("code", {}, brief(draft.file, 200))), state, el("span", { class: "save" }, revertButton, saveButton)),
+      el("div", { class: "bar" }, el("strong", {}, el("code", {}, brief(draft.file, 200))), state, el("span", { class: "save" }, renameButton, deleteButton, revertButton, saveButton)),
       notice, pane.node,
       el("section", {}, el("h2", {}, "Findings"), findings)),
     el("div", { class: "effects" },

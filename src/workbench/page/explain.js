@@ -1,7 +1,7 @@
 // Explain: one request, its decision, and the reasons: each policy with its true and false clauses. Every fact can be changed.
 import { announce, brief, clear, el, put, settled } from "./dom.js";
 import { get, holds, isExport, post } from "./data.js";
-import { address, badge, cedar, choice, dialogHead, failure, openDialog, policyLink } from "./parts.js";
+import { address, badge, cedar, choice, dialogHead, failure, openDialog, policyLink, readableJson, valueText } from "./parts.js";
 
 const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 /** What became of a policy, in words. */
@@ -108,14 +108,16 @@ function question(parameters) {
 
 /** A field for JSON: says what is wrong instead of changing the question. */
 function jsonField(label, value, changed, rows = 4) {
-  const note = el("span", { class: "soft", role: "status" });
+  // Cedar's JSON of times and addresses is long; below it stands what a policy would write
+  const readable = (json) => (/"__(extn|entity)"/.test(JSON.stringify(json)) ? brief(valueText(json), 600) : "");
+  const note = el("span", { class: "soft", role: "status" }, readable(value));
   const area = el("textarea", { rows: String(rows), spellcheck: "false", value: value === null ? "" : JSON.stringify(value, null, 1) });
   area.addEventListener("input", () => {
     try {
       const read = area.value.trim() === "" ? null : JSON.parse(area.value);
       if (read !== null && (typeof read !== "object" || Array.isArray(read))) throw new Error("an object in braces is needed");
       area.removeAttribute("aria-invalid");
-      note.textContent = "";
+      note.textContent = readable(read);
       changed(read);
     } catch (error) {
       area.setAttribute("aria-invalid", "true");
@@ -350,7 +352,7 @@ async function recorded(id, { form, answer, portals, portal, go }) {
       found.question && !isExport ? el("p", {}, el("a", { class: "button", href: address("explain", { portal: found.question.portal, q: JSON.stringify(found.question) }) }, "Change its facts")) : null,
       found.notes.map((text) => el("p", {}, badge("conditional", "note"), " ", text)),
       explanationNode(found.explanation),
-      found.record ? el("details", {}, el("summary", {}, "The record"), el("pre", { tabindex: "0", "aria-label": "The record" }, JSON.stringify(found.record, null, 1))) : null);
+      found.record ? el("details", {}, el("summary", {}, "The record"), el("pre", { tabindex: "0", "aria-label": "The record" }, readableJson(found.record))) : null);
   } catch (error) {
     clear(answer, failure(error));
   }

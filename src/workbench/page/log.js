@@ -154,6 +154,23 @@ function recordTable(rows) {
   });
 }
 
+/** Logins, revocations with who asked for them, reloads and commands. */
+function eventNode(rows) {
+  if (rows.length === 0) return el("p", { class: "soft" }, "No login, revocation, reload or command among the records.");
+  const result = (row) => (row.result === "" ? null : badge(/^(failure|rejected|failed)/.test(row.result) ? "deny" : "allow", row.result));
+  return dataTable({
+    name: "Events", rows, max: 20, columns: [
+      { label: "Time (UTC)", value: (row) => time(row.at) },
+      { label: "Event", value: (row) => row.event, show: (row) => [row.event || row.kind, " ", result(row)] },
+      { label: "Reason", value: (row) => row.reason },
+      { label: "Portal", value: (row) => row.portal },
+      { label: "About", value: (row) => row.about, show: (row) => brief(row.about, 80) },
+      { label: "User id of the operator", value: (row) => row.operator },
+      { label: "Detail", value: (row) => row.detail, show: (row) => brief(row.detail, 120) },
+    ],
+  });
+}
+
 /** The log that was read, and what of it the page does not know. */
 function aboutLog(log, again) {
   const { decisions, other_records: others, broken_lines: broken, broken: named, cut_files: cut } = log.totals;
@@ -237,6 +254,7 @@ export async function log({ main, parameters, go }) {
       el("h2", {}, "Denied most"),
       view.denials.length === 0 ? el("p", { class: "soft" }, "No denial among these decisions.") : [el("p", { class: "soft" }, "The nearest permit is the one that would have needed the least to apply. The time of the last denial explains it: which clauses were false, and with which values."), denialTable(view.denials)],
       el("h2", {}, "Candidate set"), shadowNode(view.shadow),
+      el("h2", {}, "Logins, revocations, reloads"), eventNode(view.events),
       el("h2", {}, "Records"), recordTable(view.records),
       more ? el("p", {}, el("button", { type: "button", class: "small", on: { click: () => { records = 5000; show(); } } }, "Load 5,000 records")) : null);
     announce(`${number(total)} decisions`);

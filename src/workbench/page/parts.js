@@ -35,6 +35,22 @@ export function cedar(text) {
   return put(code, text.slice(end));
 }
 
+/** A value of Cedar's JSON as policies write it: `datetime("2026-01-01")`, `ip("10.0.0.1")`, `User::"alice"`. */
+export function valueText(value) {
+  if (Array.isArray(value)) return `[${value.map(valueText).join(", ")}]`;
+  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  if (value.__entity) return `${value.__entity.type}::${JSON.stringify(value.__entity.id)}`;
+  if (value.__extn) return `${value.__extn.fn}(${(value.__extn.args ?? [value.__extn.arg]).map(valueText).join(", ")})`;
+  const members = Object.entries(value).map(([name, member]) => `${/^\w+$/.test(name) ? name : JSON.stringify(name)}: ${valueText(member)}`);
+  return members.length ? `{ ${members.join(", ")} }` : "{}";
+}
+
+/** JSON in lines, with the times, addresses and entities in it as policies write them. */
+export function readableJson(value) {
+  const plain = (_, member) => (member?.__extn || member?.__entity ? valueText(member) : member);
+  return JSON.stringify(value, plain, 1);
+}
+
 /** A text diff: lines that begin with `+`, `-` or a space. */
 export function diffText(text) {
   const kinds = { "+": "added", "-": "removed" };

@@ -1,10 +1,6 @@
-// The proof that nothing is newly allowed, or requests that are, drawn.
+// What a change does: the tests that fail with it, and the proof that nothing is newly allowed, or requests that are, drawn.
 import { brief, el } from "./dom.js";
-import { badge, counted } from "./parts.js";
-
-function valueText(value) {
-  return typeof value === "string" ? value : JSON.stringify(value);
-}
+import { badge, counted, failure, valueText } from "./parts.js";
 
 function facts(record) {
   const entries = Object.entries(record ?? {});
@@ -43,4 +39,12 @@ export function proofNode(report) {
       proof.unproved.length > 5 ? el("p", { class: "soft" }, `and ${proof.unproved.length - 5} more; cedargate diff --prove shows all`) : null,
       el("p", { class: "soft" }, proof.covers));
   });
+}
+
+/** The tests that fail, of all. */
+export function testsNode(tests) {
+  if (tests.error) return failure({ message: tests.error });
+  if (tests.failed.length === 0) return el("p", {}, badge("allow", `${counted(tests.cases, "test")} as expected`));
+  return [el("p", {}, badge("deny", `${tests.failed.length} of ${counted(tests.cases, "test")} failed`)),
+    el("ul", { class: "gaps" }, tests.failed.slice(0, 50).map((one) => el("li", {}, el("strong", {}, brief(one.name, 200)), el("div", { class: "soft" }, one.detail ? `${one.detail} · ` : null, el("code", {}, `${one.file}${one.line ? `:${one.line}` : ""}`)))))];
 }

@@ -109,6 +109,14 @@ fn a_hostile_log_stays_text_and_is_counted() {
     .into_iter()
     .map(record)
     .collect();
+    for event in [
+        json!({"kind": "auth_event", "ts": "2026-01-01T00:00:00Z", "event": "revocation", "result": "success", "reason": "operator", "subject": "alice", "operator": 4711}),
+        json!({"kind": "auth_event", "ts": "2026-01-01T00:00:01Z", "event": markup, "result": markup, "subject": markup, "detail": huge, "operator": markup}),
+        json!({"kind": "policy_event", "ts": "2026-01-01T00:00:02Z", "result": "loaded", "portal": {"masked": markup}}),
+        json!({"kind": "http_rejected", "ts": "2026-01-01T00:00:03Z", "reason": "not shown"}),
+    ] {
+        log.push_str(&format!("{event}\n"));
+    }
     log.push_str("{\"kind\":\"decision\",\nnot json at all\n");
     put(folder.path(), "hostile.jsonl", &log);
     let bench = Bench::start(folder.path(), &["--log", "hostile.jsonl"]);
@@ -139,5 +147,14 @@ fn a_hostile_log_stays_text_and_is_counted() {
     let text = browser.eval("document.querySelector('main').innerText");
     let text = text.as_str().unwrap();
     assert!(text.contains("2 lines of the log cannot be read as a record"), "{text}");
+    let events = browser.eval("[...document.querySelectorAll('[aria-label=\"Events\"] tbody tr')].map((row) => [row.cells[1].innerText, row.cells[4].innerText, row.cells[5].innerText])");
+    assert_eq!(
+        (&events[0], &events[2], events.as_array().unwrap().len()),
+        (
+            &json!(["reload loaded", "", ""]),
+            &json!(["revocation success", "alice", "4711"]),
+            3
+        )
+    );
     assert_eq!(browser.complaints, Vec::<String>::new());
 }

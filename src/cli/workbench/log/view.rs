@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::replay::{Chosen, LogIndex, Row, Shadow, Text};
+use crate::replay::{Chosen, LogEvent, LogIndex, Row, Shadow, Text};
 use crate::workbench::{Call, Refused};
 
 /// Bars of the plot.
@@ -41,6 +41,8 @@ const CALLERS_MAX: usize = 10_000;
 /// Records of a view, and the most that a call may ask for.
 const RECORDS: usize = 200;
 const RECORDS_MAX: usize = 5000;
+/// Records of other kinds that a view shows.
+const EVENTS_SHOWN: usize = 200;
 /// Choices of a filter.
 const CHOICES_MAX: usize = 200;
 
@@ -51,6 +53,7 @@ pub(super) struct View<'a> {
     by: By,
     records: usize,
     roles: Roles,
+    events: Vec<&'a LogEvent>,
 }
 
 /// What a colour of the plot stands for.
@@ -106,6 +109,11 @@ impl<'a> View<'a> {
     pub fn of(index: &'a LogIndex, call: &Call) -> Result<Self, Refused> {
         let roles = Roles::of(index);
         let filter = Filter::of(index, &roles, call)?;
+        let portal = call.parameter("portal").filter(|portal| !portal.is_empty());
+        let events = index.events().iter();
+        let events = events.filter(|event| {
+            portal.is_none_or(|portal| event.portal == portal || event.portal.is_empty()) && filter.has_time(event.at)
+        });
         let records = call.parameter("records").map(str::parse).transpose();
         let records = records.map_err(|_unfit| Refused::invalid("`records` is not a number"))?;
         Ok(Self {
@@ -118,6 +126,7 @@ impl<'a> View<'a> {
                 _ => By::Outcome,
             },
             records: records.unwrap_or(RECORDS).min(RECORDS_MAX),
+            events: events.take(EVENTS_SHOWN).collect(),
             roles,
         })
     }
@@ -141,6 +150,7 @@ impl<'a> View<'a> {
                 "groups": self.groups(|row| matches!(row.shadow, Shadow::Allows | Shadow::Denies)),
             },
             "records": self.rows.iter().take(self.records).map(|row| self.record(row)).collect::<Vec<_>>(),
+            "events": self.events.iter().map(|event| event_json(event)).collect::<Vec<_>>(),
             "choices": {
                 "portals": self.choices(|row| row.portal),
                 "reasons": self.choices(|row| row.reason),
@@ -327,8 +337,11 @@ impl Filter {
             && self.is_allowed.is_none_or(|allowed| allowed == row.is_allowed)
             && self.words.as_ref().is_none_or(has_words)
             && (!self.is_shadow || matches!(row.shadow, Shadow::Allows | Shadow::Denies))
-            && self.from.is_none_or(|from| row.at.is_some_and(|at| at >= from))
-            && self.to.is_none_or(|to| row.at.is_some_and(|at| at < to))
+            && self.has_time(row.at)
+    }
+
+    fn has_time(&self, at: Option<i64>) -> bool {
+        self.from.is_none_or(|from| at.is_some_and(|at| at >= from)) && self.to.is_none_or(|to| at.is_some_and(|at| at < to))
     }
 }
 
@@ -343,6 +356,11 @@ impl Roles {
     fn names(&self, set: Text) -> &[String] {
         self.0.get(&set).map(Vec::as_slice).unwrap_or_default()
     }
+}
+
+fn event_json(event: &LogEvent) -> Value {
+    json!({"at": event.at, "kind": event.kind, "event": event.event, "result": event.result, "reason": event.reason,
+        "detail": event.detail, "portal": event.portal, "about": event.about, "operator": event.operator})
 }
 
 fn decision(row: &Row) -> &'static str {
