@@ -268,12 +268,11 @@ impl Visitor for LogIndex {
 impl LogEvent {
     fn of(record: &EventRecord) -> Self {
         let text = |value: &Value| -> String {
-            let text = match value {
+            match value {
                 Value::Null => String::new(),
                 Value::String(text) => text.chars().take(TEXT_CHARS_MAX).collect(),
                 other => other.to_string().chars().take(TEXT_CHARS_MAX).collect(),
-            };
-            text
+            }
         };
         let of_reload = if record.kind == "policy_event" { "reload" } else { "" };
         let first = |one: &Value, other: &Value| Some(text(one)).filter(|text| !text.is_empty()).unwrap_or_else(|| text(other));

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::base::clock::parse_rfc3339;
@@ -24,7 +24,8 @@ pub struct LogRecord<'a> {
     #[serde(borrow)]
     pub kind: Cow<'a, str>,
     pub ts: Option<String>,
-    #[serde(borrow)]
+    /// Empty in records that belong to no decision, which say `null`.
+    #[serde(borrow, deserialize_with = "text_or_null")]
     pub decision_id: Cow<'a, str>,
     pub request_id: Option<String>,
     pub portal: Option<String>,
@@ -168,6 +169,13 @@ impl LogRecord<'_> {
         }
         (self.request_id.as_deref() == Some(id)).then_some(MatchedId::Request)
     }
+}
+
+fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    let text = Option::<Text<'de>>::deserialize(deserializer)?;
+    Ok(text.map(|Text(text)| text).unwrap_or_default())
 }
 
 /// The texts of a list; none of a masked one.

@@ -110,9 +110,9 @@ fn a_hostile_log_stays_text_and_is_counted() {
     .map(record)
     .collect();
     for event in [
-        json!({"kind": "auth_event", "ts": "2026-01-01T00:00:00Z", "event": "revocation", "result": "success", "reason": "operator", "subject": "alice", "operator": 4711}),
+        json!({"kind": "auth_event", "ts": "2026-01-01T00:00:00Z", "event": "revocation", "result": "success", "reason": "operator", "subject": "alice", "operator": 4711, "decision_id": null}),
         json!({"kind": "auth_event", "ts": "2026-01-01T00:00:01Z", "event": markup, "result": markup, "subject": markup, "detail": huge, "operator": markup}),
-        json!({"kind": "policy_event", "ts": "2026-01-01T00:00:02Z", "result": "loaded", "portal": {"masked": markup}}),
+        json!({"kind": "policy_event", "ts": "2026-01-01T00:00:02Z", "result": "loaded", "portal": markup}),
         json!({"kind": "http_rejected", "ts": "2026-01-01T00:00:03Z", "reason": "not shown"}),
     ] {
         log.push_str(&format!("{event}\n"));
