@@ -28,5 +28,6 @@ mod workbench_export;
 mod workbench_files;
 mod workbench_large_log;
 mod workbench_log;
-mod workbench_pages;
+pub mod workbench_pages;
 mod workbench_paint;
+mod workbench_questions;

@@ -2,11 +2,11 @@
 import { announce, brief, clear, el, put, settled, svg } from "./dom.js";
 import { getNow, holds, isExport, post } from "./data.js";
 import { savePlot } from "./save.js";
-import { address, badge, choice, counted, dataTable, failure, policyLink } from "./parts.js";
+import { address, badge, choice, counted, dataTable, failure, plotWidth, policyLink } from "./parts.js";
 
 const FILTERS = ["portal", "role", "decision", "reason", "find", "from", "to", "shadow", "by"];
 const BY = [["", "outcome"], ["portal", "portal"], ["roles", "roles"], ["reason", "reason"]];
-/** Width and height of the plot, and the space for its scale. */
+/** Greatest width, and height of the plot, and the space for its scale. */
 const PLOT = { width: 720, height: 190, left: 46, bottom: 20, top: 8 };
 /** Pause between two looks at the progress. */
 const PAUSE = 400;
@@ -44,7 +44,8 @@ function plot(over, narrow) {
   const { start, length, bars, series } = over;
   const totals = Array.from({ length: bars }, (_, at) => series.reduce((sum, one) => sum + one.counts[at], 0));
   const max = Math.max(1, ...totals);
-  const { width, height, left, bottom, top } = PLOT;
+  const { height, left, bottom, top } = PLOT;
+  const width = plotWidth(PLOT.width);
   const step = (width - left) / bars;
   const y = (count) => top + (height - top - bottom) * (1 - count / max);
   const picture = svg("svg", { class: "plot wide", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Decisions over time, ${counted(bars, "bar")}; the table below has the numbers` });
@@ -67,7 +68,7 @@ function plot(over, narrow) {
     });
     put(picture, group);
   });
-  const labels = Math.min(bars, 4);
+  const labels = Math.min(bars, width < 480 ? 2 : 4);
   for (let at = 0; at < labels; at += 1) {
     const bar = labels === 1 ? 0 : Math.round((at * (bars - 1)) / (labels - 1));
     const anchor = at === 0 ? "start" : at === labels - 1 ? "end" : "middle";
@@ -81,7 +82,7 @@ function plot(over, narrow) {
       el("span", { class: "save" }, savePlot("decisions over time", picture))),
     el("details", {}, el("summary", {}, "The numbers"), dataTable({
       name: "Decisions over time", rows, max: 60, columns: [
-        { label: "From (UTC)", value: (row) => barTime(row.begin, length), show: (row) => (narrow ? el("button", { type: "button", class: "line", on: { click: () => narrow(row.begin, row.begin + length) } }, barTime(row.begin, length)) : barTime(row.begin, length)) },
+        { label: "From (UTC)", isTime: true, value: (row) => barTime(row.begin, length), show: (row) => (narrow ? el("button", { type: "button", class: "line", on: { click: () => narrow(row.begin, row.begin + length) } }, barTime(row.begin, length)) : barTime(row.begin, length)) },
         ...series.map((one) => ({ label: brief(one.name, 60), value: (row) => one.counts[row.bar], numeric: true, show: (row) => number(one.counts[row.bar]) })),
       ],
     })));
@@ -119,7 +120,7 @@ function denialTable(rows) {
       { label: "Callers", value: (row) => row.callers, numeric: true, show: (row) => number(row.callers) },
       { label: "Reason", value: (row) => row.reason },
       { label: "Nearest permit", value: (row) => row.near, show: nearNode },
-      { label: "Last (UTC)", value: (row) => time(row.at), show: (row) => explainLink(row, time(row.at)) },
+      { label: "Last (UTC)", isTime: true, value: (row) => time(row.at), show: (row) => explainLink(row, time(row.at)) },
     ],
   });
 }
@@ -135,7 +136,7 @@ function shadowNode(shadow) {
         { label: "Candidate", value: (row) => row.shadow, show: (row) => badge(row.shadow === "allow" ? "opens" : "closes", row.shadow === "allow" ? "would allow" : "would deny") },
         { label: "Decisions", value: (row) => row.count, numeric: true, show: (row) => number(row.count) },
         { label: "Callers", value: (row) => row.callers, numeric: true, show: (row) => number(row.callers) },
-        { label: "Last (UTC)", value: (row) => time(row.at), show: (row) => explainLink(row, time(row.at)) },
+        { label: "Last (UTC)", isTime: true, value: (row) => time(row.at), show: (row) => explainLink(row, time(row.at)) },
       ],
     }),
   ];
@@ -144,7 +145,7 @@ function shadowNode(shadow) {
 function recordTable(rows) {
   return dataTable({
     name: "Records", rows, columns: [
-      { label: "Time (UTC)", value: (row) => time(row.at), show: (row) => explainLink(row, time(row.at)) },
+      { label: "Time (UTC)", isTime: true, value: (row) => time(row.at), show: (row) => explainLink(row, time(row.at)) },
       ...ABOUT,
       { label: "Principal", value: (row) => row.principal, show: (row) => brief(row.principal || "(anonymous)", 80) },
       { label: "Decision", value: (row) => `${row.decision} ${row.reason}`, show: decisionBadge },
@@ -160,7 +161,7 @@ function eventNode(rows) {
   const result = (row) => (row.result === "" ? null : badge(/^(failure|rejected|failed)/.test(row.result) ? "deny" : "allow", row.result));
   return dataTable({
     name: "Events", rows, max: 20, columns: [
-      { label: "Time (UTC)", value: (row) => time(row.at) },
+      { label: "Time (UTC)", isTime: true, value: (row) => time(row.at) },
       { label: "Event", value: (row) => row.event, show: (row) => [row.event || row.kind, " ", result(row)] },
       { label: "Reason", value: (row) => row.reason },
       { label: "Portal", value: (row) => row.portal },

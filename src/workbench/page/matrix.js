@@ -132,6 +132,34 @@ function lineDetail(portal, matrix, line) {
   ];
 }
 
+/** Portals that are looked through for words; a matrix takes time to compute. */
+const SEARCHED_MAX = 30;
+
+/** True if a line of the matrix has the words that name no role. */
+function hasLine(matrix, find) {
+  const roles = new Set(matrix.rows.map((row) => row.name.toLowerCase()));
+  const words = find.toLowerCase().split(/\s+/).filter((word) => word && !roles.has(word));
+  return matrix.columns.some((column) => words.every((word) => `${column.action} ${column.resource}`.toLowerCase().includes(word)));
+}
+
+/** The first portal with such a line; a search from another page names no portal. */
+async function portalOf(find, loaded) {
+  for (const { portal } of loaded.slice(0, SEARCHED_MAX)) {
+    if (hasLine(await get("matrix", { portal }), find)) return portal;
+  }
+  return loaded[0]?.portal;
+}
+
+/** What a user who finds nothing can look for: the actions of each portal. */
+async function nothingFound(body, loaded) {
+  clear(body, el("p", {}, "No action, resource type or role has these words. There are these actions:"));
+  for (const { portal } of loaded.slice(0, SEARCHED_MAX)) {
+    const { columns } = await get("matrix", { portal });
+    const actions = [...new Set(columns.map((column) => column.action))].slice(0, 40);
+    put(body, el("p", { class: "chips" }, `${portal}: `, actions.map((action) => el("a", { class: "chip", href: address("matrix", { portal, find: action }) }, brief(action, 60)))));
+  }
+}
+
 /** The comparison that an exported page holds, or none. */
 function comparedChoice(portal, compared, chosen, go) {
   if (!compared || !holds("matrix", { portal, tree: compared })) return null;
@@ -141,7 +169,8 @@ function comparedChoice(portal, compared, chosen, go) {
 /** Draws the page. */
 export async function matrix({ main, tree, parameters, go }) {
   const loaded = tree.portals.filter((portal) => holds("matrix", { portal: portal.portal }) && (portal.revision !== null));
-  const portal = parameters.get("portal") ?? loaded[0]?.portal;
+  const find = parameters.get("find");
+  let portal = parameters.get("portal") ?? loaded[0]?.portal;
   put(main, el("h1", {}, "Matrix"), el("p", { class: "soft" }, "Each cell is about callers whose only role is that of the column. Allow and deny hold for every resource and context; conditional comes with what must hold."));
   if (!portal) {
     put(main, el("p", {}, "No portal loads."));
@@ -149,6 +178,7 @@ export async function matrix({ main, tree, parameters, go }) {
   }
   const body = el("div", {}, el("p", { class: "wait" }, "Computing the matrix"));
   put(main, body);
+  if (find && !parameters.get("portal") && loaded.length > 1) portal = await portalOf(find, loaded).catch(() => portal);
   const other = parameters.get("tree");
   let [now, old] = [null, null];
   try {
@@ -167,6 +197,7 @@ function draw(body, { portal, loaded, now, old, parameters, go, compared }) {
   const table = el("table", { class: "matrix", role: "grid", "aria-label": `What each role may do in portal ${portal}`, "aria-readonly": "true" });
   const detail = el("aside", { class: "detail", "aria-label": "Details of the chosen cell" }, el("p", { class: "soft" }, "Choose a cell or an action. Arrow keys move between cells, Enter opens one."));
   const count = el("span", { class: "soft", role: "status" });
+  const nothing = el("div");
   let visible = { lines: [], rows: [] };
 
   const keep = settled(() => go({ portal, tree: parameters.get("tree"), find: state.find, answer: state.answer, a: state.first, b: state.second, only: state.only ? "1" : null }, { quiet: true }), 400);
@@ -198,6 +229,9 @@ function draw(body, { portal, loaded, now, old, parameters, go, compared }) {
       rows.map(({ row }) => el("th", { scope: "col", class: "role" }, brief(row.name, 60), row.includes.length > 1 ? el("span", { class: "soft" }, ` includes ${row.includes.filter((role) => role !== row.role).join(", ")}`) : null))));
     const tbody = el("tbody");
     clear(table, head, tbody);
+    const hints = el("div");
+    clear(nothing, hints);
+    if (shownLines.length === 0 && state.find.trim() !== "") nothingFound(hints, loaded).catch((error) => clear(hints, failure(error)));
     let drawn = 0;
     const step = () => {
       const next = shownLines.slice(drawn, drawn + WINDOW);
@@ -289,6 +323,7 @@ function draw(body, { portal, loaded, now, old, parameters, go, compared }) {
       el("label", { class: "check" }, onlyBox, "Only differences")),
     old ? el("p", { class: "legend" }, `Compared with ${parameters.get("tree")}: `, badge("opens", `${countOf("opens")} opened`), " ", badge("closes", `${countOf("closes")} closed`), " ", badge("differs", `${countOf("differs")} with other conditions`)) : null,
     el("p", { class: "under" }, count, saveTable(`matrix ${portal}`, lineSheet)),
+    nothing,
     el("div", { class: "split" }, el("div", { class: "scroll tall", role: "region", tabindex: "0", "aria-label": "Matrix" }, table, end), detail));
   filter();
   render();

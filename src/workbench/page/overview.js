@@ -2,7 +2,7 @@
 import { brief, el, put, svg } from "./dom.js";
 import { get, getNow, holds } from "./data.js";
 import { savePlot } from "./save.js";
-import { address, badge, counted, dataTable, diffText, failure, findingList, meter } from "./parts.js";
+import { address, badge, counted, dataTable, diffText, failure, findingList, meter, plotWidth } from "./parts.js";
 
 /** A number that leads somewhere. */
 function stat(label, value, note, href, kind) {
@@ -46,7 +46,8 @@ function portalTable(portals, tests) {
 /** Bars of the coverage by portal. */
 function coveragePlot(groups) {
   const shown = groups.slice(0, 40);
-  const [line, left, width] = [22, 130, 480];
+  const width = plotWidth(480);
+  const [line, left] = [22, width < 400 ? 90 : 130];
   const plot = svg("svg", { viewBox: `0 0 ${width} ${shown.length * line + 4}`, class: "plot", role: "img", "aria-label": `Coverage by portal: ${shown.map((group) => `${group.name} ${group.all ? Math.floor((group.reached * 100) / group.all) : 100} %`).join(", ")}` });
   shown.forEach((group, at) => {
     const share = group.all === 0 ? 1 : group.reached / group.all;

@@ -113,8 +113,8 @@ export function findingList(findings) {
 }
 
 /**
- * A table whose columns sort. A column has `label`, `value(row)` for sorting and saving, and `show(row)` where more than the text
- * is shown. Shows `max` rows first.
+ * A table whose columns sort. A column has `label`, `value(row)` for sorting and saving, `show(row)` where more than the text
+ * is shown, and `numeric` or `isTime`. Shows `max` rows first.
  */
 export function dataTable({ name, columns, rows, max = 200 }) {
   let order = null;
@@ -135,13 +135,13 @@ export function dataTable({ name, columns, rows, max = 200 }) {
       head.setAttribute("aria-sort", order.down ? "descending" : "ascending");
       draw();
     };
-    const head = el("th", { scope: "col", class: column.numeric ? "number" : null }, el("button", { type: "button", class: "sort", on: { click: sort } }, column.label));
+    const head = el("th", { scope: "col", class: kindOf(column) }, el("button", { type: "button", class: "sort", on: { click: sort } }, column.label));
     return head;
   });
   const draw = () => {
     const all = sorted();
     body.replaceChildren(...all.slice(0, limit).map((row) => el("tr", {}, columns.map((column, at) =>
-      el(at === 0 ? "th" : "td", { scope: at === 0 ? "row" : null, class: column.numeric ? "number" : null }, column.show ? column.show(row) : column.value(row))))));
+      el(at === 0 ? "th" : "td", { scope: at === 0 ? "row" : null, class: kindOf(column) }, column.show ? column.show(row) : column.value(row))))));
     more.hidden = all.length <= limit;
     more.textContent = `Show more (${(all.length - limit).toLocaleString("en")} left)`;
   };
@@ -150,6 +150,16 @@ export function dataTable({ name, columns, rows, max = 200 }) {
     el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": name },
       el("table", {}, el("caption", { class: "quiet" }, name), el("thead", {}, el("tr", {}, heads)), body)),
     el("p", { class: "under" }, more, saveTable(name, lines)));
+}
+
+function kindOf(column) {
+  if (column.numeric) return "number";
+  return column.isTime ? "time" : null;
+}
+
+/** Width of a plot: `max`, or what a narrow window has. */
+export function plotWidth(max) {
+  return Math.max(250, Math.min(max, document.documentElement.clientWidth - 32));
 }
 
 /** How much of a whole is reached: a bar with its percentage. */

@@ -106,8 +106,8 @@ export async function sessions({ main, tree, parameters, go }) {
             { label: "Tenant", value: (row) => row.tenant ?? "" },
             { label: "Portal", value: (row) => row.portal },
             { label: "Provider", value: (row) => row.provider ?? "" },
-            { label: "Since (UTC)", value: (row) => time(row.created_at) },
-            { label: "Used (UTC)", value: (row) => time(row.used_at) },
+            { label: "Since (UTC)", isTime: true, value: (row) => time(row.created_at) },
+            { label: "Used (UTC)", isTime: true, value: (row) => time(row.used_at) },
             {
               label: "Revoke", value: () => "", show: (row) => [
                 el("button", { type: "button", class: "small", "aria-label": `Session of ${shown(row.subject)}: revoke`, on: { click: () => revoke({ session: row.session }) } }, "Session"), " ",

@@ -13,6 +13,9 @@ use crate::support::put;
 /// Markup, script and hidden characters, as ids and texts can hold them.
 const HOSTILE: &str = "</script></code><img src=x onerror=window.hacked=1><svg onload=window.hacked=2>{{7*7}}${window.hacked=3}javascript:window.hacked=4";
 
+/// A file's name can hold markup, too.
+const HOSTILE_FILE: &str = "policies/p/<img src=x onerror=window.hacked=8>.cedar";
+
 fn hostile_tree(folder: &Path) {
     let huge = "x".repeat(20_000);
     let schema = "namespace Shop { entity Role; entity Tenant; entity Portal; entity Path in [Path, Portal]; \
@@ -39,18 +42,33 @@ fn hostile_tree(folder: &Path) {
     let case = json!({"name": HOSTILE, "claims": {"sub": HOSTILE, "roles": [HOSTILE], "email": HOSTILE}, "http": "GET /portal/p/x", "expect": "deny"});
     put(folder, "policies/p/tests/t.yaml", &json!({ "cases": [case] }).to_string());
     put(folder, "policies/p/portal.yaml", &json!({ "title": HOSTILE }).to_string());
+    put(
+        folder,
+        HOSTILE_FILE,
+        "@id(\"named\")\nforbid (principal, action, resource) when { false };\n",
+    );
+    let record = json!({"kind": "decision", "ts": "2026-01-01T00:00:00Z", "decision_id": "0190aaaa-0000-7000-8000-000000000001", "portal": "p",
+        "roles": [HOSTILE], "principal": {"type": "User", "id": HOSTILE}, "http": {"method": "GET", "path": "/portal/p/x"}, "decision": "deny", "reason": HOSTILE, "near": HOSTILE});
+    let event = json!({"kind": "auth_event", "ts": "2026-01-01T00:00:00Z", "event": HOSTILE, "subject": HOSTILE, "operator": HOSTILE, "detail": HOSTILE});
+    put(folder, "hostile.jsonl", &format!("{record}\n{event}\n"));
 }
 
 #[test]
 fn a_hostile_tree_never_runs_as_script() {
     let folder = tempfile::tempdir().unwrap();
     hostile_tree(folder.path());
-    let bench = Bench::start(folder.path(), &[]);
+    let bench = Bench::start(folder.path(), &["--log", "hostile.jsonl"]);
     let mut browser = browser(folder.path());
     browser.open(&bench.url);
     browser.arrived("/");
+    let of_file: String = url::form_urlencoded::byte_serialize(HOSTILE_FILE.as_bytes()).collect();
+    let of_file = format!("#/editor?file={of_file}");
     for (hash, heading) in [
         ("#/overview", "Overview"),
+        ("#/log?by=roles", "Log"),
+        ("#/explain?portal=p&id=0190aaaa-0000-7000-8000-000000000001", "Explain"),
+        ("#/editor", "Editor"),
+        (of_file.as_str(), "Editor"),
         ("#/matrix?portal=p", "Matrix"),
         ("#/explain?portal=p&case=0", "Explain"),
         ("#/tests", "Tests"),
@@ -64,7 +82,7 @@ fn a_hostile_tree_never_runs_as_script() {
         assert!(overflow.as_i64().unwrap() <= 1, "{hash}: {overflow}");
         // every place that a person could click
         browser.eval(
-            "document.querySelectorAll('main summary, main [role=gridcell], main button.policy').forEach((node) => node.click())",
+            "[...document.querySelectorAll('main summary, main [role=gridcell], main button.policy, main button')].filter((node) => /policy|^(Delete|Rename|New file)/.test(node.className + node.innerText) || node.tagName !== 'BUTTON').forEach((node) => node.click())",
         );
         holds(&mut browser, "document.querySelector('.wait') === null");
         let loaded = browser.eval("document.querySelectorAll('img, iframe, object, embed, main svg[onload]').length");
@@ -80,9 +98,22 @@ fn a_hostile_tree_never_runs_as_script() {
     // unknown portals and revisions are errors of a call, which the browser logs
     browser.complaints.retain(|text| !text.contains("status of 422"));
     assert_eq!(browser.complaints, Vec::<String>::new());
-    let (code, out, error) = crate::support::binary::run(folder.path(), &["workbench", ".", "--export", "out"]);
+    let (code, out, error) = crate::support::binary::run(
+        folder.path(),
+        &["workbench", ".", "--export", "out", "--log", "hostile.jsonl"],
+    );
     assert_eq!(code, 0, "{out}{error}");
-    for hash in ["", "#/matrix?portal=p", "#/explain?portal=p&case=0", "#/tests"] {
+    for hash in [
+        "",
+        "#/matrix?portal=p",
+        "#/explain?portal=p&case=0",
+        "#/tests",
+        "#/changes",
+        "#/editor",
+        &of_file,
+        "#/log?by=reason",
+        "#/explain?portal=p&id=0190aaaa-0000-7000-8000-000000000001",
+    ] {
         browser.open("about:blank");
         browser.open(&format!("file://{}/out/index.html{hash}", folder.path().display()));
         holds(

@@ -24,7 +24,7 @@ const LOG: &str = r#"{"kind":"decision","ts":"2026-01-01T00:00:00Z","decision_id
 "#;
 
 /// Rules of axe that the page breaks.
-fn violations(browser: &mut Chromium) -> Value {
+pub fn violations(browser: &mut Chromium) -> Value {
     browser.eval(
         "axe.run(document, { resultTypes: ['violations'] }).then(r => r.violations.map(v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 200) + ' ' + n.failureSummary).join(' | ')))",
     )
@@ -35,19 +35,25 @@ fn text(browser: &mut Chromium, selector: &str) -> String {
     value.as_str().unwrap().to_owned()
 }
 
-#[test]
-fn every_page_is_accessible_in_both_schemes() {
+/// Opens a page with axe in it. axe makes markup of its own; the pages run under their policy in every other test.
+pub fn open_with_axe(browser: &mut Chromium, url: &str) {
     let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/node_modules/axe-core/axe.min.js");
     let axe = std::fs::read_to_string(axe).expect("axe-core is missing; run `make tools`");
+    browser.call("Page.setBypassCSP", json!({"enabled": true}));
+    browser.open(url);
+    holds(browser, "document.querySelector('main h1') !== null");
+    browser.eval(&format!("{axe}; null"));
+}
+
+#[test]
+fn every_page_is_accessible_in_both_schemes() {
     let folder = example();
     put(folder.path(), "decisions.jsonl", LOG);
     let bench = Bench::start(folder.path(), &["--log", "decisions.jsonl"]);
     let mut browser = browser(folder.path());
-    // axe makes markup of its own; the pages run under their policy in every other test
-    browser.call("Page.setBypassCSP", json!({"enabled": true}));
     browser.open(&bench.url);
     browser.arrived("/");
-    browser.eval(&format!("{axe}; null"));
+    open_with_axe(&mut browser, &format!("http://{}/", bench.host));
     browser.eval("document.body.append(document.createElement('img')); null");
     assert_ne!(violations(&mut browser), json!([]), "an image without a text");
     browser.eval("document.body.lastChild.remove(); null");
@@ -66,6 +72,87 @@ fn every_page_is_accessible_in_both_schemes() {
     browser.click("document.querySelector('.detail button.policy')");
     holds(&mut browser, "document.querySelector('dialog pre') !== null");
     assert_eq!(violations(&mut browser), json!([]), "a policy's dialog");
+    browser.eval("document.querySelector('dialog').close()");
+    page(&mut browser, PAGES[5].0, "Editor");
+    for label in ["New file…", "Rename…", "Delete…"] {
+        let button =
+            format!("[...document.querySelectorAll('main button')].find((one) => one.innerText === '{label}' && !one.disabled)");
+        holds(&mut browser, &format!("{button} !== undefined"));
+        browser.eval(&format!("{button}.click()"));
+        holds(
+            &mut browser,
+            "document.querySelector('dialog') !== null && document.querySelector('.wait') === null",
+        );
+        assert_eq!(violations(&mut browser), json!([]), "{label}");
+        browser.eval("document.querySelector('dialog').close()");
+        holds(&mut browser, "document.querySelector('dialog') === null");
+    }
+}
+
+#[test]
+fn an_exported_page_is_accessible() {
+    let folder = example();
+    put(folder.path(), "decisions.jsonl", LOG);
+    let (code, out, error) = run(
+        folder.path(),
+        &["workbench", ".", "--export", "out", "--log", "decisions.jsonl"],
+    );
+    assert_eq!(code, 0, "{out}{error}");
+    let mut browser = browser(folder.path());
+    open_with_axe(&mut browser, &format!("file://{}/out/index.html", folder.path().display()));
+    for (hash, heading) in PAGES {
+        let heading = if heading == "Editor" { "Files" } else { heading };
+        for (scheme, width) in [("light", 320), ("dark", 1360)] {
+            browser.look(scheme, width, 900);
+            page(&mut browser, hash, heading);
+            assert_eq!(violations(&mut browser), json!([]), "{hash} {scheme} {width}");
+            let overflow = browser.eval("document.documentElement.scrollWidth - document.documentElement.clientWidth");
+            assert!(overflow.as_i64().unwrap() <= 1, "{hash} at {width}: {overflow}");
+        }
+    }
+}
+
+#[test]
+fn every_page_is_worked_with_the_keyboard_alone() {
+    let folder = example();
+    put(folder.path(), "decisions.jsonl", LOG);
+    let bench = Bench::start(folder.path(), &["--log", "decisions.jsonl"]);
+    let mut browser = browser(folder.path());
+    browser.open(&bench.url);
+    browser.arrived("/");
+    browser.look("light", 1360, 900);
+    for (hash, heading) in PAGES {
+        page(&mut browser, hash, heading);
+        browser.eval("window.stops = []; document.querySelector('#skip').focus()");
+        for _ in 0..60 {
+            browser.press("Tab");
+            browser.eval("{ const now = document.activeElement; const last = window.stops.at(-1); if (now !== document.body) window.stops.push(now); if (now === last) window.stuck = true; }");
+        }
+        // each stop can be seen, and none holds the focus; the stops reach from the navigation into the page
+        let seen = browser.eval("[[...new Set(window.stops)].filter((one) => one.isConnected && one.getClientRects().length === 0).map((one) => one.outerHTML.slice(0, 200)), String(window.stuck), window.stops.some((one) => one.closest('#nav')), window.stops.some((one) => one.closest('main') && one.id !== 'main')]");
+        assert_eq!(seen, json!([[], "undefined", true, true]), "{hash}");
+    }
+    // a new file, by keys alone; Escape closes the dialog and gives the focus back
+    page(&mut browser, PAGES[5].0, "Editor");
+    let make = "[...document.querySelectorAll('main button')].find((one) => one.innerText === 'New file…')";
+    for key in ["Escape", "Enter"] {
+        browser.eval(&format!("{make}.focus()"));
+        browser.press("Enter");
+        holds(&mut browser, "document.activeElement.closest('dialog') !== null");
+        if key == "Enter" {
+            browser.type_text("made.cedar");
+        }
+        browser.press(key);
+        holds(&mut browser, "document.querySelector('dialog') === null");
+        if key == "Escape" {
+            holds(&mut browser, "document.activeElement.innerText === 'New file…'");
+        }
+    }
+    holds(
+        &mut browser,
+        "document.querySelector('textarea.source')?.ariaLabel === 'Text of policies/customer/made.cedar'",
+    );
+    assert_eq!(browser.complaints, Vec::<String>::new());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::revocations::{controlled, status};
 use crate::cli::workbench::{Bench, browser, example, holds, page};
+use crate::cli::workbench_pages::{open_with_axe, violations};
 use crate::support::session_client::{auth_event, log_in, portal};
 
 #[test]
@@ -27,6 +28,20 @@ fn chromium_lists_and_revokes_sessions_and_the_record_names_the_user() {
             Value::from(label)
         )
     };
+    // accessible, with its dialog and without
+    open_with_axe(&mut browser, &format!("http://{}/#/sessions", bench.host));
+    for (scheme, width) in [("light", 1360), ("dark", 320)] {
+        browser.look(scheme, width, 900);
+        page(&mut browser, "#/sessions", "Sessions");
+        holds(&mut browser, &says("2 sessions"));
+        browser.screenshot(&format!("workbench-Sessions-{scheme}-{width}"));
+        assert_eq!(violations(&mut browser), json!([]), "{scheme} {width}");
+        browser.click(&button("Session of alice"));
+        assert_eq!(violations(&mut browser), json!([]), "the question");
+        browser.click(&button("Cancel"));
+        let overflow = browser.eval("document.documentElement.scrollWidth - document.documentElement.clientWidth");
+        assert!(overflow.as_i64().unwrap() <= 1, "{width}: {overflow}");
+    }
     // a no leaves the session
     browser.click(&button("Session of alice"));
     browser.click(&button("Cancel"));

@@ -201,6 +201,7 @@ impl Chromium {
         let (code, text) = match key {
             "Tab" => (9, ""),
             "Enter" => (13, "\r"),
+            "Escape" => (27, ""),
             other => panic!("no key `{other}`"),
         };
         let mut down = json!({"type": "keyDown", "key": key, "code": key, "windowsVirtualKeyCode": code});
