@@ -74,9 +74,8 @@ pub(super) fn prove(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<
 /// `{file, text, hash}` → writes the file, or makes it if there is no `hash`, and answers with the tests of the new tree.
 pub(super) fn save(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, Refused> {
     let draft = Draft::read(body)?;
-    let (Some(text), None) = (&draft.text, &draft.to) else {
-        return Err(Refused::invalid("give the text to save"));
-    };
+    let given = draft.text.as_ref().filter(|_| draft.to.is_none());
+    let text = given.ok_or_else(|| Refused::invalid("give the text to save"))?;
     if draft.hash.is_none() && workbench.files().get(&draft.file).is_none() {
         let path = places::new(workbench, &draft.file)?;
         make_parent(&path)?;
@@ -92,9 +91,8 @@ pub(super) fn save(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<V
 /// `{file, hash, to}` → renames the file, and answers with the tests of the new tree.
 pub(super) fn rename(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, Refused> {
     let draft = Draft::read(body)?;
-    let (None, Some(to)) = (&draft.text, &draft.to) else {
-        return Err(Refused::invalid("give the new name"));
-    };
+    let new_name = draft.to.as_ref().filter(|_| draft.text.is_none());
+    let to = new_name.ok_or_else(|| Refused::invalid("give the new name"))?;
     draft.check_hash(workbench)?;
     let old = places::known_file(workbench, &draft.file)?;
     let new = places::new(workbench, to)?;
@@ -107,9 +105,9 @@ pub(super) fn rename(desk: &Desk, workbench: &Workbench, body: &Value) -> Result
 /// `{file, hash}` → deletes the file, and answers with the tests of the new tree.
 pub(super) fn delete(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, Refused> {
     let draft = Draft::read(body)?;
-    let (None, None) = (&draft.text, &draft.to) else {
+    if draft.text.is_some() || draft.to.is_some() {
         return Err(Refused::invalid("a file is deleted without a text and without another name"));
-    };
+    }
     draft.check_hash(workbench)?;
     let path = places::known_file(workbench, &draft.file)?;
     workbench.unchanged(&draft.file)?;
