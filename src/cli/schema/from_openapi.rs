@@ -94,6 +94,11 @@ pub(super) fn run(args: &Args) -> Result<String, String> {
     for note in &outline.left_out {
         complain(&format!("left out: {note}"));
     }
+    for Entry { operation, .. } in &outline.entries {
+        if let Some(remark) = RoutePath::remark(&operation.path) {
+            complain(&format!("note: `{operation}`: {remark}"));
+        }
+    }
     let files = outline.files();
     if !args.write {
         return Ok(printed(&files));

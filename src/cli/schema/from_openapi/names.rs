@@ -3,6 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cedargate_policy::openapi::Operation;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+/// What a description may write as it is and the gate forwards as an escape, beside all that is not ASCII.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ');
 
 /// Words that Cedar keeps for itself.
 const KEYWORDS: [&str; 18] = [
@@ -91,7 +95,7 @@ impl RoutePath {
     /// A segment with a parameter is captured whole: a route has no smaller parts.
     fn segment(&self, text: &str) -> Segment {
         if !text.contains('{') {
-            return Segment::Literal(text.to_owned());
+            return Segment::Literal(utf8_percent_encode(text, ESCAPED).to_string());
         }
         let name = words(text).join("_");
         let name = match name.chars().next() {
@@ -105,6 +109,19 @@ impl RoutePath {
             number += 1;
         }
         Segment::Value(free)
+    }
+
+    /// What a reader of the routes must know of a segment that is more or less than one parameter.
+    pub fn remark(path: &str) -> Option<String> {
+        let is_plain = |segment: &&str| {
+            let inner = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            !segment.contains('{') || inner.is_some_and(|name| !name.contains(['{', '}', '+', '*']))
+        };
+        let segment = path.split('/').find(|segment| !is_plain(segment))?;
+        Some(match segment.contains(['+', '*']) {
+            true => format!("its route matches one segment in the place of `{segment}`, and no deeper path"),
+            false => format!("its route matches every segment in the place of `{segment}`, whatever stands around the parameter"),
+        })
     }
 
     fn values(&self) -> impl Iterator<Item = &str> {

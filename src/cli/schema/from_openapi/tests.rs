@@ -51,6 +51,25 @@ fn a_resource_type_is_named_by_what_the_parameters_name() {
 }
 
 #[test]
+fn a_literal_is_written_as_the_gate_forwards_it() {
+    let [_, portal, left_out] = outline_of("openapi: 3.0.0\npaths:\n  '/größe/a b/{id}': { get: { operationId: size } }\n");
+    assert_eq!(left_out, "");
+    assert!(portal.contains("\"GET /portal/shop/gr%C3%B6%C3%9Fe/a%20b/{id}\""), "{portal}");
+}
+
+#[test]
+fn a_segment_that_is_more_or_less_than_a_parameter_has_a_remark() {
+    for (path, part) in [
+        ("/items/{id}:cancel", "every segment in the place of `{id}:cancel`"),
+        ("/items.{format}", "every segment in the place of `items.{format}`"),
+        ("/files/{path+}", "one segment in the place of `{path+}`"),
+    ] {
+        assert!(RoutePath::remark(path).unwrap().contains(part), "{path}");
+    }
+    assert_eq!(RoutePath::remark("/items/{id}/parts/{part}"), None);
+}
+
+#[test]
 fn one_type_never_stands_for_two_shapes_of_ids() {
     let found = routes(&["/items/{id}", "/item/{id}", "/items/{a}/{b}", "/v2/items/{id}"]);
     let types: Vec<&str> = found
