@@ -136,6 +136,7 @@ fn every_page_is_worked_with_the_keyboard_alone() {
     page(&mut browser, PAGES[5].0, "Editor");
     let make = "[...document.querySelectorAll('main button')].find((one) => one.innerText === 'New file…')";
     for key in ["Escape", "Enter"] {
+        holds(&mut browser, &format!("{make} !== undefined"));
         browser.eval(&format!("{make}.focus()"));
         browser.press("Enter");
         holds(&mut browser, "document.activeElement.closest('dialog') !== null");
