@@ -1,5 +1,7 @@
 //! Reports for people at a terminal.
 
+use std::collections::BTreeMap;
+
 pub(crate) use crate::base::terminal::escaped;
 
 use super::{CaseOutcome, Finding, Paint, RULE_CONFIGURATION, RULE_VALIDATION, Severity, Source, Suite, Table};
@@ -9,10 +11,14 @@ const EXCERPT_CHARS: usize = 140;
 
 /// Each finding with its place, the line of the file with the place underlined, and the help.
 pub(crate) fn findings(findings: &[Finding], source: Source<'_>, paint: Paint) -> String {
-    findings.iter().map(|one| finding(one, source, paint)).collect()
+    let mut files = Lines::new();
+    findings.iter().map(|one| finding(one, &mut files, source, paint)).collect()
 }
 
-fn finding(finding: &Finding, source: Source<'_>, paint: Paint) -> String {
+/// The lines of each file that a finding named: a large file may have thousands of findings.
+type Lines = BTreeMap<String, Vec<String>>;
+
+fn finding(finding: &Finding, files: &mut Lines, source: Source<'_>, paint: Paint) -> String {
     let severity = match finding.severity {
         Severity::Error => paint.red("error:"),
         Severity::Warning => paint.yellow("warning:"),
@@ -34,7 +40,7 @@ fn finding(finding: &Finding, source: Source<'_>, paint: Paint) -> String {
         paint.dim("-->"),
         policy.unwrap_or_default()
     ));
-    let excerpt = finding.line.and_then(|line| excerpt(line, finding, source));
+    let excerpt = finding.line.and_then(|line| excerpt(line, finding, files, source));
     if let Some(Excerpt { number, line, marks }) = &excerpt {
         let bar = paint.dim("|");
         text.push_str(&format!("{} {bar} {line}\n", paint.dim(number)));
@@ -58,9 +64,13 @@ struct Excerpt {
 }
 
 /// `None` if the file has no such line.
-fn excerpt(number: usize, finding: &Finding, source: Source<'_>) -> Option<Excerpt> {
-    let text = source(finding.file.as_deref()?)?;
-    let line = text.lines().nth(number.checked_sub(1)?)?;
+fn excerpt(number: usize, finding: &Finding, files: &mut Lines, source: Source<'_>) -> Option<Excerpt> {
+    let name = finding.file.as_deref()?;
+    if !files.contains_key(name) {
+        let text = source(name).unwrap_or_default();
+        files.insert(name.to_owned(), text.lines().map(str::to_owned).collect());
+    }
+    let line = files.get(name)?.get(number.checked_sub(1)?)?.as_str();
     let end = line.trim_end().chars().count();
     // without a column the place is the line
     let indent = line.len() - line.trim_start().len();
