@@ -26,10 +26,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::{Activity, AnswerState};
-use super::guard::http1_framing::{Framing, INVALID_BYTES, ScanResult, Unescaped};
+use super::guard::http1_framing::{BodyProgress, Framing, INVALID_BYTES, ScanResult, Unescaped};
 use super::guard::http2_frames::{Frames, SentFrames, Violation};
 use crate::http::target::escaped;
 use half_close::HalfClose;
@@ -141,6 +142,17 @@ impl<S> GuardedStream<S> {
             && !self.early_hint.has_remaining()
             && guard.is_between_messages()
             && self.activity.is_done_with(guard.framing.heads())
+    }
+
+    /// True if hyper ends the connection after an answer that leaves the request's body unread: hyper drops what
+    /// is there at once, and of a body in chunks only the first. A refused body in chunks counts as unread.
+    pub fn ends_after(&self, status: StatusCode) -> bool {
+        let Guard::Http1(guard) = &self.guard else { return false };
+        match guard.framing.body() {
+            BodyProgress::Complete => false,
+            BodyProgress::CompleteInChunks => status.is_client_error() || status.is_server_error(),
+            BodyProgress::Incomplete => true,
+        }
     }
 }
 

@@ -11,13 +11,15 @@
 //! a new one with the next byte.
 
 use std::future::poll_fn;
+use std::io;
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -125,7 +127,16 @@ where
         let in_flight = activity.begin_request(request.version());
         let answer = context.answer(request, in_flight);
         let activity = Arc::clone(activity);
-        async move { answer.await.inspect(|response| activity.answered(response.status())) }
+        let stream = stream.clone();
+        async move {
+            let mut response = answer.await?;
+            activity.answered(response.status());
+            // RFC 9112, 9.6: a client that is not told sends its next request into a connection that closes
+            if response.body().is_own() && stream.ends_after(response.status()) {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, io::Error>(response)
+        }
     });
     let connection = settings(listener).serve_connection(TokioIo::new(stream.clone()), service);
     let mut connection = pin!(connection.with_upgrades());

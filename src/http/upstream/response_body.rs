@@ -84,6 +84,11 @@ enum AppPoll {
 }
 
 impl Body {
+    /// True for an answer of the gate itself; false for the app's.
+    pub fn is_own(&self) -> bool {
+        !matches!(self.source, BodySource::App { .. })
+    }
+
     pub fn empty() -> Self {
         Self::full(Bytes::new())
     }

@@ -359,3 +359,54 @@ fn over_http2_a_refusal_comes_before_the_upload_ends_and_its_stream_is_reset_wit
 fn refused_upload() -> http::Request<()> {
     http::Request::post(format!("http://shop.test{PAGE}")).body(()).unwrap()
 }
+
+#[test]
+fn an_answer_that_leaves_a_body_unread_says_that_the_connection_ends() {
+    let gate = open_portal().config("limits: { workers: 1, drain_timeout: 5s }").start();
+    // the gate refuses a request without a credential before it reads the body
+    let post = |rest: &str| format!("POST {PAGE} HTTP/1.1\r\nhost: shop.test\r\n{rest}");
+    for (sent, ends) in [
+        // the body comes later, as many clients send it
+        (post("content-length: 5\r\n\r\n"), true),
+        (post("content-length: 5\r\n\r\nab"), true),
+        (post("content-length: 5\r\nexpect: 100-continue\r\n\r\n"), true),
+        (post("transfer-encoding: chunked\r\n\r\n"), true),
+        (post("transfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"), true),
+        (post("content-length: 5\r\n\r\nabcde"), false),
+        (post("content-length: 0\r\n\r\n"), false),
+        (post("\r\n"), false),
+    ] {
+        let mut wire = RawConnection::open(gate.proxy);
+        wire.send(&sent);
+        let answer = wire.read_answer("POST").unwrap();
+        assert_eq!(answer.status, 401, "{sent}");
+        let said = if ends { "close" } else { "" };
+        assert_eq!(answer.header("connection"), said, "{sent}: {answer:?}");
+        if ends {
+            assert!(wire.read_answer("POST").is_none(), "{sent}: the connection goes on");
+        } else {
+            wire.send(head(&gate, "GET", "HTTP/1.1", ""));
+            assert_eq!(wire.read_answer("GET").unwrap().status, 200, "{sent}");
+        }
+    }
+}
+
+#[test]
+fn an_app_that_answers_before_the_upload_ends_still_gets_the_upload() {
+    let uploads = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&uploads);
+    let script = ScriptedServer::start(move |_, wire| {
+        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes");
+        noted.lock().unwrap().push(wire.read_exactly(6));
+    });
+    let gate = gate_before(&script, "");
+    let mut wire = RawConnection::open(gate.proxy);
+    wire.send(head(&gate, "POST", "HTTP/1.1", "content-length: 6\r\n") + "abc");
+    let answer = wire.read_answer("POST").unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (200, ""));
+    wire.send("def");
+    eventually("the app has the whole upload", || match uploads.lock().unwrap().first() {
+        Some(body) if body == b"abcdef" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}

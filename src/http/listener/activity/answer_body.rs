@@ -33,6 +33,11 @@ impl AnswerBody {
         }
     }
 
+    /// True if the gate itself answers.
+    pub fn is_own(&self) -> bool {
+        self.body.is_own()
+    }
+
     /// Drops the body, for the answer to a HEAD request.
     pub fn without_content(mut self) -> Self {
         self.body = Body::empty();

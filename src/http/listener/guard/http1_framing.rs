@@ -106,6 +106,14 @@ enum Step {
     Refused,
 }
 
+/// The body of an HTTP/1 request, as far as its bytes came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum BodyProgress {
+    Complete,
+    CompleteInChunks,
+    Incomplete,
+}
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Section {
     Head,
@@ -173,6 +181,17 @@ impl Framing {
                 | Step::Refused
         );
         self.section == Section::Head && !outside_a_head
+    }
+
+    /// The last request's body, as far as its bytes came.
+    pub fn body(&self) -> BodyProgress {
+        match self.step {
+            _ if self.is_in_head() => BodyProgress::Complete,
+            Step::Tunnel | Step::Refused => BodyProgress::Complete,
+            Step::Start | Step::Held if self.head.chunked => BodyProgress::CompleteInChunks,
+            Step::Start | Step::Held => BodyProgress::Complete,
+            _ => BodyProgress::Incomplete,
+        }
     }
 
     /// Continues after `Hold`: the answer was not 101, so the next request follows.

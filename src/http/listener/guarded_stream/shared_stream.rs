@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -33,6 +34,11 @@ impl<S> SharedStream<S> {
     /// See `GuardedStream::is_at_rest`.
     pub fn is_at_rest(&self) -> bool {
         self.0.lock().is_at_rest()
+    }
+
+    /// See `GuardedStream::ends_after`.
+    pub fn ends_after(&self, status: StatusCode) -> bool {
+        self.0.lock().ends_after(status)
     }
 }
 
