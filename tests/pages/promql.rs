@@ -68,7 +68,10 @@ pub fn metrics(text: &str) -> BTreeSet<String> {
 pub fn unknown_metrics(place: &str, text: &str) -> Vec<String> {
     let reference = metrics(&read("docs/metrics.md"));
     assert!(reference.len() > 20, "docs/metrics.md has {} metrics", reference.len());
-    let missing = metrics(text).into_iter().filter(|name| !reference.contains(name));
+    // members of documents may begin with the same word
+    let endpoints = read("schemas/openapi.json");
+    let is_known = |name: &String| reference.contains(name) || endpoints.contains(&format!("\"{name}\""));
+    let missing = metrics(text).into_iter().filter(|name| !is_known(name));
     missing
         .map(|name| format!("{place}: `{name}` is not in docs/metrics.md"))
         .collect()

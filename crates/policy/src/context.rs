@@ -115,6 +115,15 @@ pub struct NamedContext<'a> {
 type Given<'a> = (&'a str, &'a AttrType, &'a Value);
 
 impl<'a> ContextFacts<'a> {
+    /// No text of the facts is left out; a query string and headers are no texts of their own.
+    fn text_bytes(&self) -> usize {
+        let http = self.http.as_ref();
+        let of_request = http.map_or(0, |http| {
+            http.method.len() + http.path.len() + http.host.len() + http.scheme.len()
+        });
+        self.portal.len() + self.tenant.map_or(0, str::len) + of_request
+    }
+
     /// The facts of a query that names action and resource: those of the portal and of the caller.
     pub fn of_named(
         portal: &'a PortalScope,

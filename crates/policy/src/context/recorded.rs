@@ -33,7 +33,7 @@ pub(super) enum Shown<'a> {
 pub struct RecordedContext {
     plan: Arc<ContextPlan>,
     /// One value for each of the plan's fields, in their order.
-    values: Box<[Stored]>,
+    values: SmallVec<[Stored; 12]>,
     /// The texts of `values`, one after the other in one allocation, because every request stores them.
     texts: String,
     /// Fields that an app gave.
@@ -50,28 +50,27 @@ enum Stored {
     Now(i64),
     Auth(Arc<AuthFacts>),
     Flags(Arc<Map<String, Value>>),
-    Json(Value),
+    /// On the heap, because few requests have one.
+    Json(Box<Value>),
 }
 
 impl RecordedContext {
     /// # Errors
     /// A header or parameter that is given more than once.
     pub fn new(plan: &Arc<ContextPlan>, facts: &ContextFacts<'_>) -> Result<Self, Refusal> {
-        let mut shown: SmallVec<[_; 12]> = SmallVec::with_capacity(plan.owned.len());
+        // one pass, and room for every text: each request stores a context
+        let mut texts = String::with_capacity(facts.text_bytes());
+        let mut values = SmallVec::with_capacity(plan.owned.len());
         for field in &plan.owned {
-            shown.push(match field.shown(facts) {
+            values.push(match field.shown(facts) {
+                Ok(Some(shown)) => shown.store(&mut texts),
                 Err(refusal) if field.fact.is_given() => return Err(refusal),
-                found => found.unwrap_or_default(),
+                Ok(None) | Err(_) => Stored::Absent,
             });
         }
-        let bytes = shown.iter().flatten().map(Shown::text_bytes).sum();
-        let mut texts = String::with_capacity(bytes);
-        let values = shown
-            .into_iter()
-            .map(|one| one.map_or(Stored::Absent, |shown| shown.store(&mut texts)));
         Ok(Self {
             plan: Arc::clone(plan),
-            values: values.collect(),
+            values,
             texts,
             app_fields: Map::new(),
         })
@@ -142,13 +141,6 @@ impl Serialize for RecordedContext {
 }
 
 impl Shown<'_> {
-    fn text_bytes(&self) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            _ => 0,
-        }
-    }
-
     fn store(self, texts: &mut String) -> Stored {
         match self {
             Self::Text(text) => {
@@ -159,7 +151,7 @@ impl Shown<'_> {
             Self::Now(millis) => Stored::Now(millis),
             Self::Auth(auth, _) => Stored::Auth(Arc::clone(auth)),
             Self::Flags(flags) => Stored::Flags(Arc::clone(flags)),
-            Self::Json(value) => Stored::Json(value.into_owned()),
+            Self::Json(value) => Stored::Json(Box::new(value.into_owned())),
         }
     }
 

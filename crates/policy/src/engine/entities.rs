@@ -127,12 +127,12 @@ impl EntityStore {
 
     /// These entities and all that they are below, each once: their stored ancestors, and the parents of each path.
     pub fn with_ancestors(&self, direct: Vec<EntityUid>, names: &TypeNames) -> Vec<EntityUid> {
-        let paths = direct.iter().filter(|uid| names.is_path(uid));
+        let mut all = direct;
+        let paths = all.iter().filter(|uid| names.is_path(uid));
         let parents: Vec<EntityUid> = paths.flat_map(|path| names.parents_of_path(path)).collect();
-        let known = direct.iter().chain(&parents).flat_map(|uid| self.ancestors(uid));
-        let mut all: Vec<EntityUid> = known.cloned().collect();
-        all.extend(direct);
         all.extend(parents);
+        let above: Vec<EntityUid> = all.iter().flat_map(|uid| self.ancestors(uid)).cloned().collect();
+        all.extend(above);
         all.sort();
         all.dedup();
         all
