@@ -115,7 +115,7 @@ pub struct NamedContext<'a> {
 type Given<'a> = (&'a str, &'a AttrType, &'a Value);
 
 impl<'a> ContextFacts<'a> {
-    /// No text of the facts is left out; a query string and headers are no texts of their own.
+    /// Room to reserve for the texts of these facts.
     fn text_bytes(&self) -> usize {
         let http = self.http.as_ref();
         let of_request = http.map_or(0, |http| {
