@@ -123,7 +123,7 @@ fn a_refused_head_has_no_content_over_http2() {
 
 #[test]
 fn streams_whose_window_stays_shut_are_reset_and_free_their_slot() {
-    let limits = "limits: { workers: 2, drain_timeout: 1s, requests: 8, send_timeout: 3s }";
+    let limits = "limits: { workers: 2, drain_timeout: 1s, requests: 8, send_timeout: 5s }";
     let gate = open_portal().config(limits).start();
     let mut client = shut(&gate);
     // the gate's own answers hold no request slot
@@ -137,10 +137,16 @@ fn streams_whose_window_stays_shut_are_reset_and_free_their_slot() {
     let token = bearer(&gate);
     let honest = || raw(gate.proxy, "GET", PAGE, &[("authorization", &token)], b"").status;
     assert_eq!(honest(), 200);
-    // the app's answers hold a slot until the send timeout
+    // the app's answers hold a slot until the send timeout; the first client's connection may have been closed by then
+    let mut holder = shut(&gate);
     for _ in 0..8 {
-        client.ask(&ask("GET", PAGE, &gate), END_STREAM);
+        holder.ask(&ask("GET", PAGE, &gate), END_STREAM);
     }
+    // an honest request before this would take the place of one of them
+    eventually("the app has answered them", || match gate.app.count() {
+        9 => Ok(()),
+        other => Err(other.to_string()),
+    });
     for wanted in [503, 200] {
         eventually("all places are taken, and free again", || match honest() {
             status if status == wanted => Ok(()),
