@@ -14,7 +14,7 @@ test: ## everything: format, lints, all tests, the packages, instruction counts
 	$(MAKE) --jobs 2 --output-sync=target tools lint
 	cargo test --locked --workspace --all-targets --no-run
 	@# tests wait most of their time; meanwhile the charts are tested and cargo builds the counter, at a low priority
-	(nice cargo build $(COUNTER) && nice .ci/charts check) & beside=$$!; cargo test --locked --workspace --all-targets; tests=$$?; wait $$beside; exit $$((tests || $$?))
+	(nice cargo build $(COUNTER) && nice .ci/charts check) & beside=$$!; .ci/rust-tests; tests=$$?; wait $$beside; exit $$((tests || $$?))
 	cargo test --locked --workspace --doc
 	.ci/packages
 	$(INSTRUCTIONS) check
