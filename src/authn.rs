@@ -10,6 +10,7 @@
 
 mod assertion;
 mod cache;
+pub mod certificate;
 mod dpop;
 mod proofs;
 mod endpoints;

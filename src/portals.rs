@@ -29,6 +29,7 @@ use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 
 use crate::audit::CallerRecord;
+use crate::authn::certificate::CertificateIssuers;
 use crate::authn::{TokenCache, TokenProof};
 use crate::base::metrics::Metrics;
 use crate::config::{self, UpstreamToken};
@@ -230,6 +231,14 @@ impl Portal {
 
     pub fn slug(&self) -> &PortalSlug {
         &self.config.slug
+    }
+
+    /// The trusted issuers whose callers prove themselves by a client certificate.
+    pub fn certificate_trust<'a>(&'a self, config: &'a config::Config) -> CertificateIssuers<'a> {
+        CertificateIssuers {
+            all: &config.issuers,
+            trusted: &self.certificate_issuers,
+        }
     }
 
     /// True if a host is one of this portal's.

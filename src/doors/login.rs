@@ -30,7 +30,6 @@ mod token;
 use std::cell::Cell;
 use std::sync::Arc;
 
-use cedargate_policy::claims::Possession;
 use cedargate_policy::denial::{Denial, Refusal};
 use http::header::CACHE_CONTROL;
 use http::request::Parts;
@@ -50,6 +49,7 @@ use crate::base::lifecycle::Shutdown;
 use crate::base::metrics::Metrics;
 use crate::config::{Config, StatedIn};
 use crate::http::answer::{self, DPOP_NONCE, Style};
+use crate::http::client_certificate::ClientCertificate;
 use crate::http::pages::Theme;
 use crate::http::request::{ClientFacts, same_origin};
 use crate::http::upstream::Body;
@@ -88,7 +88,7 @@ pub struct EndpointRequest<'a> {
     /// The path below the prefix, without slashes at its ends.
     pub endpoint: &'a str,
     /// The client certificate of the connection.
-    pub possession: Possession,
+    pub certificate: Option<&'a Arc<ClientCertificate>>,
     /// The nonce for the client's next DPoP proofs; set where a proof counts, read when the answer is made.
     pub next_nonce: &'a Cell<Option<HeaderValue>>,
 }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use cedargate_policy::denial::{Denial, Refusal};
 use http::HeaderMap;
-use http::header::{COOKIE, ORIGIN};
+use http::header::COOKIE;
 
 use super::{ActivePortal, Gate, RequestHead};
 use crate::http::credentials::{FoundToken, OriginEvidence};
-use crate::http::request::{SEC_FETCH_SITE, needs_evidence, same_origin};
+use crate::http::request::{is_from_browser, needs_evidence, same_origin};
 use crate::login::RelyingParty;
 use crate::portals::{Caller, Portal};
 use crate::session::IdentifiedSession;
@@ -120,9 +120,4 @@ impl Gate {
             .present_at(&portal.name, headers, &self.login, RelyingParty::renew)
             .await
     }
-}
-
-/// True for every request of a browser that could come from another origin and change something.
-fn is_from_browser(headers: &HeaderMap) -> bool {
-    headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE)
 }

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use cedargate_policy::claims::{Binding, ClaimError, certificate_identity, login_identity};
+use cedargate_policy::claims::{Binding, ClaimError, login_identity};
 use cedargate_policy::denial::{Denial, Refusal, RefusedCredential};
 use cedargate_policy::permit::CallerHeaders;
 use cedargate_policy::principal::Principal;
@@ -22,11 +22,12 @@ use serde_json::{Map, Value};
 
 use super::{ActivePortal, Gate};
 use crate::audit::{CallerRecord, EntityRef};
+use crate::authn::certificate::identity_at;
 use crate::authn::{AssertionClaims, Evidence, PresentedToken, TokenError, token_hash};
 use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
 use crate::config::{AccessTokenUse, ProviderKind};
-use crate::http::client_certificate::{CertificateRefused, ClientCertificate};
+use crate::http::client_certificate::ClientCertificate;
 use crate::http::upstream::{header_list, header_value};
 use crate::portals::{Caller, Credential, FreshAssertion, Portal, Proven};
 use crate::session::Session;
@@ -132,43 +133,31 @@ impl Gate {
         certificate: &ClientCertificate,
     ) -> Result<Arc<Caller>, Refusal> {
         let portal = active_portal.portal;
-        let refused = |error: CertificateRefused| Refusal::new(Denial::TokenInvalid, error.to_string());
-        let verdict = certificate.check(unix_seconds()).map_err(refused)?;
-        let vouching = verdict.issuers.as_deref().unwrap_or_default();
-        let issuers = portal.certificate_issuers.iter().filter(|index| vouching.contains(index));
-        for issuer in issuers.filter_map(|index| self.config.issuers.get(*index)) {
-            let Some(rules) = &issuer.certificates else { continue };
+        let caller = portal.certificate_trust(&self.config).first(certificate, |issuer| {
             let key = sha256_of(&[b"certificate", &certificate.digest, issuer.scope.name.as_bytes()]);
             let is_of = |known: &Arc<Caller>| matches!(known.proven.credential, Credential::Certificate);
             let known = portal.callers.get(&key).filter(is_of);
-            let caller = match known {
-                Some(known) if known.is_under(active_portal) => known,
-                known => {
-                    let proven = match &known {
-                        Some(known) => known.proven.clone(),
-                        None => {
-                            let Some(claims) = certificate.claims(rules).map_err(refused)? else {
-                                continue;
-                            };
-                            let identity = certificate_identity(&issuer.scope, &certificate.fingerprint_hex(), claims)?;
-                            Proven {
-                                identity: Arc::new(identity),
-                                credential: Credential::Certificate,
-                                binding: Binding::default(),
-                                access_token: None,
-                            }
-                        }
+            let proven = match &known {
+                Some(known) if known.is_under(active_portal) => return Ok(Some(Arc::clone(known))),
+                Some(known) => known.proven.clone(),
+                None => {
+                    let Some(identity) = identity_at(issuer, certificate)? else {
+                        return Ok(None);
                     };
-                    let caller = Arc::new(build_caller(active_portal, proven, known.as_deref())?);
-                    portal.callers.insert(key, Arc::clone(&caller));
-                    caller
+                    Proven {
+                        identity: Arc::new(identity),
+                        credential: Credential::Certificate,
+                        binding: Binding::default(),
+                        access_token: None,
+                    }
                 }
             };
-            self.sessions.check_caller(caller.proven.revocable(), &portal.name)?;
-            return Ok(caller);
-        }
-        let detail = "no issuer of certificates that this portal trusts vouches for the client certificate (client_certificates)";
-        Err(Refusal::new(Denial::IssuerUnknown, detail))
+            let caller = Arc::new(build_caller(active_portal, proven, known.as_deref())?);
+            portal.callers.insert(key, Arc::clone(&caller));
+            Ok(Some(caller))
+        })?;
+        self.sessions.check_caller(caller.proven.revocable(), &portal.name)?;
+        Ok(caller)
     }
 
     /// The provider's access token of a session, if the provider's configuration passes it on.

@@ -21,6 +21,7 @@ use super::live::{DecisionBasis, OriginalRequest};
 use super::record::{Progress, note_nearest_permit};
 use super::{ActivePortal, Gate, RequestHead, ShadowQuery, Worker};
 use crate::authn::PresentedToken;
+use crate::authn::certificate::possession;
 use crate::http::credentials::{Authorization, FoundToken, OriginEvidence, foreign_scheme};
 use crate::http::upstream::Body;
 use crate::limits::PrincipalKey;
@@ -61,12 +62,8 @@ impl RequestHead {
         }
     }
 
-    /// The keys that the connection's TLS proves; a DPoP proof adds its own.
     pub(super) fn possession(&self) -> Possession {
-        Possession {
-            certificate: self.certificate.as_ref().map(|certificate| certificate.fingerprint),
-            key: None,
-        }
+        possession(self.certificate.as_ref())
     }
 
     fn query(&self) -> HttpQuery<'_> {

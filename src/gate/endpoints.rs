@@ -113,7 +113,7 @@ impl Worker {
             decision_id: progress.decision_id,
             portals: &self.gate.portals.load(),
             endpoint,
-            possession: head.possession(),
+            certificate: head.certificate.as_ref(),
             next_nonce: &Cell::new(None),
         };
         self.gate.identity.handle(&request, body).await

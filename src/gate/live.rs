@@ -252,11 +252,8 @@ impl Gate {
             basis.epoch = epoch;
         }
         if let Some(certificate) = basis.certificate.as_ref().filter(|certificate| !certificate.is_current()) {
-            let checked = certificate.check(unix_seconds());
-            checked.map_err(|error| {
-                let refusal = Refusal::new(Denial::TokenInvalid, error.to_string());
-                Withdrawn::new(Reason::Certificate, refusal)
-            })?;
+            let checked = self.check_certificate(&basis.portal, basis.caller.as_deref(), certificate);
+            checked.map_err(|refusal| Withdrawn::new(Reason::Certificate, refusal))?;
         }
         let active = basis.portal.active.load_full();
         let active = active.ok_or_else(|| Withdrawn::new(Reason::Reload, Denial::NoPolicyLoaded.into()))?;
@@ -272,6 +269,22 @@ impl Gate {
             basis.revision = Arc::clone(&active.revision.id);
         }
         Ok(())
+    }
+
+    /// Checks that the certificate of a connection is trusted and, where it is the caller's credential, that the same issuer
+    /// vouches for it.
+    fn check_certificate(
+        &self,
+        portal: &Portal,
+        caller: Option<&Caller>,
+        certificate: &ClientCertificate,
+    ) -> Result<(), Refusal> {
+        match caller.map(|caller| &caller.proven) {
+            Some(proven) if matches!(proven.credential, Credential::Certificate) => portal
+                .certificate_trust(&self.config)
+                .check(certificate, &proven.identity.issuer),
+            Some(_) | None => Ok(certificate.check(unix_seconds()).map(drop)?),
+        }
     }
 
     pub(super) fn record_cut(&self, request: &DecidedRequest, reason: Reason, refusal: &Refusal) {

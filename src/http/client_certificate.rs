@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use cedargate_policy::denial::{Denial, Refusal};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use serde_json::{Map, Value};
@@ -72,6 +73,12 @@ pub enum CertificateRefused {
     Untrusted(String),
     #[error("the client certificate {0}")]
     Names(&'static str),
+}
+
+impl From<CertificateRefused> for Refusal {
+    fn from(error: CertificateRefused) -> Self {
+        Self::new(Denial::TokenInvalid, error.to_string())
+    }
 }
 
 impl std::fmt::Debug for ClientCertificate {

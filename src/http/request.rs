@@ -25,7 +25,7 @@ use uuid::{Builder, Uuid};
 pub use asked_url::AskedUrl;
 pub use forwarded::{client_facts, is_trusted};
 pub use http2_request::{as_http1, check_head_size};
-pub use origin::{SEC_FETCH_SITE, is_upgrade, needs_evidence, same_origin};
+pub use origin::{is_from_browser, is_upgrade, needs_evidence, same_origin};
 pub use stated::{StatedAddress, StatedLine, StatedRequest, scheme_of, stated_client};
 pub use trace::{Sampling, TRACEPARENT, TRACESTATE, Trace};
 

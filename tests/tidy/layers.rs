@@ -164,7 +164,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("http::request", &["http::target", "policy::portal"]),
     ("http::target", &[]),
-    ("authn", &["audit", "policy::claims", "session"]),
+    ("authn", &["audit", "http::client_certificate", "policy::claims", "session"]),
     ("http::credentials", &[]),
     ("traces", &["http::request"]),
     (
@@ -231,6 +231,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "audit",
             "authn",
             "http::answer",
+            "http::client_certificate",
             "http::credentials",
             "http::request",
             "http::upstream",

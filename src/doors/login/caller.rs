@@ -1,7 +1,7 @@
-//! The credentials of a request to an endpoint: bearer token, session cookie, login cookie.
+//! The credentials of a request to an endpoint: bearer token, session cookie, client certificate, login cookie.
 //!
-//! As on the path of every request, a token goes before the session cookie, and a token that is bound to a client certificate or
-//! to a key counts only with it.
+//! As on the path of every request, a token goes before the session cookie and the cookie before the certificate of the
+//! connection, and a token that is bound to a client certificate or to a key counts only with it.
 
 use std::sync::Arc;
 
@@ -12,9 +12,11 @@ use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::{Identity, Redacted};
 
 use super::{EndpointRequest, LoginDoor};
+use crate::authn::certificate::possession;
 use crate::authn::{PresentedToken, ProofTarget, Proofs};
+use crate::http::client_certificate::ClientCertificate;
 use crate::http::credentials::{Authorization, foreign_scheme};
-use crate::http::request::AskedUrl;
+use crate::http::request::{AskedUrl, is_from_browser};
 use crate::login::{BrowserSecret, RelyingParty};
 use crate::portals::Portal;
 use crate::session::{Revocable, Session, SessionError, StoreError};
@@ -25,6 +27,8 @@ pub(super) enum CallerCredential<'a> {
     /// A token that comes with a DPoP proof.
     WithProof(&'a str),
     Session(Arc<Session>),
+    /// The certificate of the connection; a portal says which issuers of certificates it trusts.
+    Certificate(&'a Arc<ClientCertificate>),
 }
 
 impl<'a> CallerCredential<'a> {
@@ -39,18 +43,27 @@ impl<'a> CallerCredential<'a> {
             Authorization::Absent | Authorization::Foreign => {}
         }
         let presented = door.sessions.present(headers, &door.login, RelyingParty::renew).await?;
-        let presented = presented.ok_or_else(|| match authorization {
-            Authorization::Foreign => foreign_scheme(),
-            Authorization::Absent | Authorization::Bearer(_) | Authorization::Dpop(_) => {
-                Refusal::new(Denial::TokenMissing, "neither a token nor a session")
-            }
-        })?;
-        Ok(Self::Session(presented.session))
+        match (presented, request.certificate, authorization) {
+            (Some(presented), _, _) => Ok(Self::Session(presented.session)),
+            (None, Some(certificate), _) => Ok(Self::Certificate(certificate)),
+            (None, None, Authorization::Foreign) => Err(foreign_scheme()),
+            (None, None, Authorization::Absent | Authorization::Bearer(_) | Authorization::Dpop(_)) => Err(no_credential()),
+        }
+    }
+
+    /// Refuses a request that another site's page may have made a browser send, if the browser presents the credential by
+    /// itself.
+    pub fn check_origin(&self, door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<(), Refusal> {
+        match self {
+            Self::Session(_) => door.check_same_origin(request),
+            Self::Certificate(_) if is_from_browser(&request.head.headers) => door.check_same_origin(request),
+            Self::Bearer(_) | Self::WithProof(_) | Self::Certificate(_) => Ok(()),
+        }
     }
 
     pub fn session(&self) -> Option<&Session> {
         match self {
-            Self::Bearer(_) | Self::WithProof(_) => None,
+            Self::Bearer(_) | Self::WithProof(_) | Self::Certificate(_) => None,
             Self::Session(session) => Some(session),
         }
     }
@@ -60,15 +73,26 @@ impl<'a> CallerCredential<'a> {
         self.session().map_or(Revocable::Identity(identity), Revocable::Session)
     }
 
+    /// Checks again, without waiting, a credential that gave this identity: neither it nor the caller was revoked meanwhile.
+    pub fn check_again(&self, door: &LoginDoor, portal: &Portal, identity: &Identity) -> Result<(), Refusal> {
+        if let Self::Certificate(certificate) = self {
+            portal.certificate_trust(&door.config).check(certificate, &identity.issuer)?;
+        }
+        Ok(door.sessions.check_caller(self.revocable(identity), &portal.name)?)
+    }
+
     /// Verifies the credential for a portal; returns the caller's identity there.
     pub async fn identity(&self, door: &LoginDoor, request: &EndpointRequest<'_>, portal: &Portal) -> Result<Identity, Refusal> {
         let identity = match self {
             Self::Bearer(token) => {
-                let possession = request.possession;
+                let possession = possession(request.certificate);
                 verify(door, portal, PresentedToken { token, possession }).await?
             }
             Self::WithProof(token) => by_proof(door, request, portal, token).await?,
             Self::Session(session) => login_identity(&portal.scope, &session.login_claims())?,
+            // as on the path of every request, a certificate means nothing where the portal trusts no issuer of certificates
+            Self::Certificate(_) if portal.certificate_issuers.is_empty() => return Err(no_credential()),
+            Self::Certificate(certificate) => portal.certificate_trust(&door.config).identity(certificate)?,
         };
         door.sessions.check_caller(self.revocable(&identity), &portal.name)?;
         // a host of the portal names the tenant, as for the requests that the portal decides; another host names none
@@ -76,6 +100,13 @@ impl<'a> CallerCredential<'a> {
         check_tenant(portal.scope.tenant.of_request(host), identity.tenant.as_deref())?;
         Ok(identity)
     }
+}
+
+fn no_credential() -> Refusal {
+    Refusal::new(
+        Denial::TokenMissing,
+        "neither a token nor a session, nor a client certificate of an issuer of the portal",
+    )
 }
 
 async fn verify(door: &LoginDoor, portal: &Portal, presented: PresentedToken<'_>) -> Result<Identity, Refusal> {
@@ -95,7 +126,7 @@ async fn by_proof(door: &LoginDoor, request: &EndpointRequest<'_>, portal: &Port
     let proof = Proofs::read(&request.head.headers, &target)?;
     let possession = Possession {
         key: Some(proof.key),
-        ..request.possession
+        ..possession(request.certificate)
     };
     let identity = verify(door, portal, PresentedToken { token, possession }).await;
     let identity = identity.map_err(Proofs::bad_token)?;

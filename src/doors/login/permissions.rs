@@ -103,9 +103,7 @@ impl<'a> KnownCaller<'a> {
     /// Refuses a caller that was revoked since its credential was checked.
     pub fn check_again(&self, door: &LoginDoor) -> Result<(), Refusal> {
         let PortalCaller { portal, identity, .. } = &self.caller;
-        Ok(door
-            .sessions
-            .check_caller(self.credential.revocable(identity), &portal.name)?)
+        self.credential.check_again(door, portal, identity)
     }
 }
 
@@ -171,7 +169,7 @@ fn implied_portal<'a>(request: &EndpointRequest<'a>, credential: &CallerCredenti
     match (at_host.next(), at_host.next(), credential) {
         (Some(only), None, _) => Ok(only),
         (_, _, CallerCredential::Session(session)) => portal_lookup::find(request, &session.data.portal),
-        (_, _, CallerCredential::Bearer(_) | CallerCredential::WithProof(_)) => {
+        (_, _, CallerCredential::Bearer(_) | CallerCredential::WithProof(_) | CallerCredential::Certificate(_)) => {
             Err(Refusal::new(Denial::RequestInvalid, "several portals are at this host: add `?portal=`").with_public_detail())
         }
     }

@@ -25,8 +25,8 @@ pub(super) async fn caller_at_portal<'a>(door: &LoginDoor, request: &EndpointReq
     let slug = match (Parameters::from_query(request.head).optional("portal")?, &credential) {
         (Some(slug), _) => slug,
         (None, CallerCredential::Session(session)) => session.data.portal.clone(),
-        (None, CallerCredential::Bearer(_) | CallerCredential::WithProof(_)) => {
-            let detail = "a token belongs to no portal: add `?portal=`";
+        (None, CallerCredential::Bearer(_) | CallerCredential::WithProof(_) | CallerCredential::Certificate(_)) => {
+            let detail = "a token or certificate belongs to no portal: add `?portal=`";
             return Err(Refusal::new(Denial::RequestInvalid, detail));
         }
     };

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use cedargate_policy::claims::Possession;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::Identity;
 use http::{Response, StatusCode};
@@ -24,18 +23,17 @@ use crate::http::upstream::Body;
 use crate::portals::Portal;
 
 pub(super) async fn mint(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
-    // SECURITY: the minted token is bound to nothing, so a bound token is refused as if nothing proved its keys
+    // SECURITY: the minted token is bound to nothing, so a bound token is refused as if nothing proved its keys, and a
+    // certificate alone mints none
     let request = &EndpointRequest {
-        possession: Possession::default(),
+        certificate: None,
         ..*request
     };
     let credential = CallerCredential::of(door, request).await?;
     if let CallerCredential::WithProof(_) = credential {
         return Err(no_proofs_here());
     }
-    if matches!(credential, CallerCredential::Session(_)) {
-        door.check_same_origin(request)?;
-    }
+    credential.check_origin(door, request)?;
     let parameters = Parameters::from_form_or_json(&door.config.limits, request.head, body).await?;
     let slug = parameters.only("portal").ok_or_else(|| {
         let detail = "the body must have exactly one member, `portal`";

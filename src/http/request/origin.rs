@@ -11,7 +11,7 @@ use http::{Extensions, HeaderMap, Method};
 use hyper::ext::Protocol;
 
 /// The header in which a browser says where a request comes from.
-pub const SEC_FETCH_SITE: &str = "sec-fetch-site";
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 /// True if a request that a cookie authenticates needs evidence of its origin.
 pub fn needs_evidence(head: &Parts) -> bool {
@@ -22,6 +22,11 @@ pub fn needs_evidence(head: &Parts) -> bool {
 /// True if a request asks to turn its connection, or its HTTP/2 stream, into a tunnel.
 pub fn is_upgrade(headers: &HeaderMap, extensions: &Extensions) -> bool {
     headers.contains_key(UPGRADE) || extensions.get::<Protocol>().is_some()
+}
+
+/// True for every request of a browser that could come from another origin and change something.
+pub fn is_from_browser(headers: &HeaderMap) -> bool {
+    headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE)
 }
 
 /// Checks the evidence. `is_ours` says if an origin is that of the gate's own pages at the requested host; a browser that sends
@@ -40,7 +45,7 @@ pub fn same_origin(headers: &HeaderMap, is_ours: impl FnOnce(&str) -> bool) -> R
     if evident {
         return Ok(());
     }
-    let detail = "a request that relies on the session cookie came without evidence that this origin's own page made it";
+    let detail = "a request that relies on a credential which the browser sends by itself came without evidence that this origin's own page made it";
     Err(Refusal::new(Denial::OriginMismatch, detail))
 }
 

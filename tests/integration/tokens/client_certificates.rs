@@ -431,6 +431,135 @@ fn a_bound_token_counts_only_on_a_connection_with_its_certificate() {
     }
 }
 
+const IDENTITY: &str = "/api/v1/identity";
+const JSON: &str = "content-type: application/json";
+
+/// A `POST` with a body on a connection of its own.
+fn post(lab: &Lab, gate: &Gate, own: &Pair, endpoint: &str, headers: &[&str], body: &str) -> Answer {
+    let mut tls = lab.connect(gate, Some(own)).unwrap();
+    let length = format!("content-length: {}", body.len());
+    let last = format!("{JSON}\r\n\r\n{body}");
+    let lines: Vec<&str> = headers.iter().copied().chain([&*length, &*last]).collect();
+    exchange(&mut tls, "POST", &format!("{IDENTITY}/{endpoint}"), &lines).unwrap()
+}
+
+#[test]
+fn a_certificate_alone_is_the_caller_of_the_identity_endpoints() {
+    let lab = Lab::new();
+    let gate = lab.start();
+    let web = lab.clients.workload(WEB);
+    let get = |own: Option<&Pair>, endpoint: &str, headers: &[&str]| {
+        lab.ask(&gate, own, "GET", &format!("{IDENTITY}/{endpoint}"), headers)
+    };
+    let session = get(Some(&web), "auth/session?portal=p", &[]).json();
+    assert_eq!(session["subject"], format!("mesh|{WEB}"), "{session}");
+    let shown = (&session["issuer"], &session["tenant"], &session["auth"]["method"]);
+    assert_eq!(shown, (&json!("mesh"), &json!("prod.test"), &json!("certificate")));
+    let permissions = get(Some(&web), "permissions", &[]).json();
+    assert_eq!(permissions["resource_types"]["Path"]["GET"], "allow", "{permissions}");
+    let asked = json!({"resources": [{"type": "Path", "id": PAGE}], "actions": ["GET"]}).to_string();
+    let answer = post(&lab, &gate, &web, "permissions", &[], &asked).json();
+    assert_eq!(answer["resources"][0]["actions"]["GET"], "allow", "{answer}");
+
+    // a workload without a permit has the permissions of that workload
+    let other = lab.clients.workload("spiffe://prod.test/ns/shop/sa/other");
+    let permissions = get(Some(&other), "permissions", &[]).json();
+    assert_eq!(permissions["resource_types"]["Path"]["GET"], "deny", "{permissions}");
+    // a token is the caller, and never falls back to the certificate
+    let token = format!("authorization: Bearer {}", gate.issuer.token("alice", &["viewer"]));
+    let session = get(Some(&web), "auth/session?portal=p", &[&token]).json();
+    assert_eq!(session["subject"], "test|alice");
+    let bad = "authorization: Bearer a.b.c";
+    assert_eq!(get(Some(&web), "permissions", &[bad]).code(), "token_invalid");
+    // another site's page cannot use a browser's certificate
+    let evil = "origin: https://evil.test";
+    assert_eq!(
+        post(&lab, &gate, &web, "permissions", &[evil], &asked).code(),
+        "origin_mismatch"
+    );
+    let own = "origin: https://shop.test";
+    assert_eq!(post(&lab, &gate, &web, "permissions", &[own], &asked).status, 200);
+    // a token that is bound to nothing is not minted of a certificate
+    assert_eq!(
+        post(&lab, &gate, &web, "auth/token", &[], "{\"portal\":\"p\"}").code(),
+        "token_missing"
+    );
+    let foreign = lab.clients.workload("spiffe://test.test/ns/shop/sa/web");
+    assert_eq!(get(Some(&foreign), "permissions", &[]).code(), "issuer_unknown");
+    assert_eq!(get(None, "permissions", &[]).code(), "token_missing");
+}
+
+#[test]
+fn a_certificate_means_nothing_at_the_identity_endpoints_of_a_portal_that_trusts_none() {
+    let lab = Lab::new();
+    let gate = lab
+        .setup("client_auth: optional", MESH)
+        .config("portals: { p: { issuers: [test] } }")
+        .start();
+    let web = lab.clients.workload(WEB);
+    for endpoint in ["auth/session?portal=p", "permissions", "permissions/events"] {
+        let answer = lab.ask(&gate, Some(&web), "GET", &format!("{IDENTITY}/{endpoint}"), &[]);
+        assert_eq!(answer.code(), "token_missing", "{endpoint}");
+    }
+}
+
+#[test]
+fn an_event_stream_ends_when_its_issuer_does_not_vouch_for_the_certificate_any_more() {
+    let lab = Lab::new();
+    let entry = MESH.replace("principal: Service", "principal: Service, ca_file: mesh.pem");
+    let gate = lab
+        .setup("client_auth: optional", &entry)
+        .file("mesh.pem", &lab.clients.pem)
+        .start();
+    let web = lab.clients.workload(WEB);
+    let mut stream = lab.connect(&gate, Some(&web)).unwrap();
+    let request = format!("GET {IDENTITY}/permissions/events HTTP/1.1\r\nhost: shop.test\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut received = Vec::new();
+    while !String::from_utf8_lossy(&received).contains(": permissions of p") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        received.extend(byte);
+    }
+    // the listener still trusts the authority; the issuer does not
+    gate.put("mesh.pem", &Authority::new("next").pem);
+    let mut rest = Vec::new();
+    drop(stream.read_to_end(&mut rest));
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(rest.contains("{\"reason\":\"revoked\"}"), "{rest}");
+}
+
+#[test]
+fn a_streamed_answer_is_cut_when_its_issuer_does_not_vouch_for_the_certificate_any_more() {
+    let lab = Lab::new();
+    let app = ScriptedServer::start(|_head, wire| {
+        wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n");
+        let _gone = wire.stream.read(&mut [0; 1]);
+    });
+    let entry = MESH.replace("principal: Service", "principal: Service, ca_file: mesh.pem");
+    let gate = lab
+        .setup("client_auth: optional", &entry)
+        .file("mesh.pem", &lab.clients.pem)
+        .config(&format!("upstream: {{ url: '{}' }}", app.url()))
+        .start();
+    let web = lab.clients.workload(WEB);
+    let mut stream = lab.connect(&gate, Some(&web)).unwrap();
+    let request = format!("GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut received = Vec::new();
+    while !received.ends_with(b"hello\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        received.extend(byte);
+    }
+    gate.put("mesh.pem", &Authority::new("next").pem);
+    let mut rest = Vec::new();
+    drop(stream.read_to_end(&mut rest));
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "the stream was cut");
+    let cut = "cedargate_live_connections_cut_total{reason=\"certificate\"} 1";
+    assert!(gate.metrics().contains(cut), "{}", gate.metrics());
+}
+
 #[test]
 fn mistakes_of_client_certificates_are_start_errors_that_name_their_key() {
     let lab = Lab::new();

@@ -23,10 +23,11 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_unti
 use super::KnownCaller;
 use crate::base::clock::unix_seconds;
 use crate::base::lifecycle::Shutdown;
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::doors::login::caller::CallerCredential;
 use crate::doors::login::input::Parameters;
 use crate::doors::login::{EndpointRequest, LoginDoor};
+use crate::http::client_certificate::ClientCertificate;
 use crate::http::upstream::Body;
 use crate::portals::Portal;
 use crate::session::{Revocable, Session, Sessions};
@@ -41,8 +42,15 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The open streams of the process, counted by caller.
 pub struct PermissionStreams {
-    open: Arc<Mutex<HashMap<CallerKey, u32>>>,
+    open: Arc<Mutex<OpenStreams>>,
     gauge: IntGauge,
+}
+
+#[derive(Default)]
+struct OpenStreams {
+    /// INVARIANT: the sum of `by_caller`.
+    count: usize,
+    by_caller: HashMap<CallerKey, usize>,
 }
 
 /// Portal, issuer and subject.
@@ -50,7 +58,7 @@ type CallerKey = (Arc<str>, Arc<str>, String);
 
 /// The place of one open stream; free again when it is dropped.
 struct StreamSlot {
-    open: Arc<Mutex<HashMap<CallerKey, u32>>>,
+    open: Arc<Mutex<OpenStreams>>,
     key: CallerKey,
     gauge: IntGauge,
 }
@@ -59,7 +67,10 @@ struct StreamSlot {
 struct Events {
     portal: Arc<Portal>,
     identity: Arc<Identity>,
-    session: Option<Arc<Session>>,
+    proof: StreamProof,
+    /// The client certificate of the connection.
+    certificate: Option<Arc<ClientCertificate>>,
+    config: Arc<Config>,
     sessions: Arc<Sessions>,
     /// The revision that the client knows of; empty: the portal has none.
     revision: Arc<str>,
@@ -70,6 +81,14 @@ struct Events {
     ends_at: Instant,
     state: State,
     _place: StreamSlot,
+}
+
+/// The credential that the stream was opened with.
+enum StreamProof {
+    Token,
+    Session(Arc<Session>),
+    /// The certificate of the connection.
+    Certificate,
 }
 
 enum State {
@@ -90,18 +109,18 @@ impl PermissionStreams {
     /// 429 if the caller has too many streams, 503 if the process has.
     fn open(&self, key: CallerKey, limits: &Limits) -> Result<StreamSlot, Refusal> {
         let mut open = self.open.lock();
-        let of_caller = open.get(&key).copied().unwrap_or(0);
-        if of_caller as usize >= limits.permission_streams_per_caller.as_usize() {
+        let of_caller = open.by_caller.get(&key).copied().unwrap_or(0);
+        if of_caller >= limits.permission_streams_per_caller.as_usize() {
             return Err(Refusal::over_limit(
                 Denial::RateLimited,
                 "limits.permission_streams_per_caller",
             ));
         }
-        let in_all: u32 = open.values().sum();
-        if in_all as usize >= limits.permission_streams.as_usize() {
+        if open.count >= limits.permission_streams.as_usize() {
             return Err(Refusal::over_limit(Denial::Overloaded, "limits.permission_streams"));
         }
-        open.insert(key.clone(), of_caller + 1);
+        open.by_caller.insert(key.clone(), of_caller + 1);
+        open.count += 1;
         self.gauge.inc();
         Ok(StreamSlot {
             open: Arc::clone(&self.open),
@@ -115,9 +134,10 @@ impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.gauge.dec();
         let mut open = self.open.lock();
-        match open.get_mut(&self.key) {
+        open.count = open.count.saturating_sub(1);
+        match open.by_caller.get_mut(&self.key) {
             Some(count) if *count > 1 => *count -= 1,
-            Some(_) | None => drop(open.remove(&self.key)),
+            Some(_) | None => drop(open.by_caller.remove(&self.key)),
         }
     }
 }
@@ -128,9 +148,10 @@ pub(in crate::doors::login) async fn stream(door: &LoginDoor, request: &Endpoint
     let slug = Parameters::from_query(request.head).optional("portal")?;
     let known = KnownCaller::of(door, request, slug.as_deref()).await?;
     let caller = known.caller;
-    let session = match known.credential {
-        CallerCredential::Bearer(_) | CallerCredential::WithProof(_) => None,
-        CallerCredential::Session(session) => Some(session),
+    let proof = match known.credential {
+        CallerCredential::Bearer(_) | CallerCredential::WithProof(_) => StreamProof::Token,
+        CallerCredential::Session(session) => StreamProof::Session(session),
+        CallerCredential::Certificate(_) => StreamProof::Certificate,
     };
     let identity = caller.identity;
     let key = (
@@ -156,7 +177,9 @@ pub(in crate::doors::login) async fn stream(door: &LoginDoor, request: &Endpoint
     let events = Events {
         portal: caller.portal,
         identity,
-        session,
+        proof,
+        certificate: request.certificate.cloned(),
+        config: Arc::clone(&door.config),
         sessions: Arc::clone(&door.sessions),
         revision,
         reloads,
@@ -202,11 +225,14 @@ impl Events {
                 }
                 woken = self.reloads.changed() => {
                     woken.ok()?;
-                    self.new_revision()
+                    match self.check_certificate() {
+                        Ok(()) => self.new_revision(),
+                        Err(_untrusted) => Some(self.end("revoked")),
+                    }
                 }
-                _ = self.heartbeat.tick() => Some(match &self.session {
-                    Some(session) if self.sessions.is_idle(session) => self.end("expired"),
-                    Some(_) | None => ":\n\n".to_owned(),
+                _ = self.heartbeat.tick() => Some(match &self.proof {
+                    StreamProof::Session(session) if self.sessions.is_idle(session) => self.end("expired"),
+                    StreamProof::Session(_) | StreamProof::Token | StreamProof::Certificate => ":\n\n".to_owned(),
                 }),
             };
             if let Some(text) = text {
@@ -216,9 +242,25 @@ impl Events {
     }
 
     fn is_revoked(&self) -> bool {
-        let session = self.session.as_deref();
-        let caller = session.map_or(Revocable::Identity(&self.identity), Revocable::Session);
+        let caller = match &self.proof {
+            StreamProof::Session(session) => Revocable::Session(session),
+            StreamProof::Token | StreamProof::Certificate => Revocable::Identity(&self.identity),
+        };
         self.sessions.check_caller(caller, &self.portal.name).is_err()
+    }
+
+    /// Checks the certificate of the connection under the trust in force, as the requests of that connection do.
+    fn check_certificate(&self) -> Result<(), Refusal> {
+        match (&self.certificate, &self.proof) {
+            (Some(certificate), StreamProof::Certificate) => {
+                let trust = self.portal.certificate_trust(&self.config);
+                trust.check(certificate, &self.identity.issuer)
+            }
+            (Some(certificate), StreamProof::Token | StreamProof::Session(_)) => {
+                Ok(certificate.check(unix_seconds()).map(drop)?)
+            }
+            (None, _) => Ok(()),
+        }
     }
 
     fn new_revision(&mut self) -> Option<String> {

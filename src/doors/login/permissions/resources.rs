@@ -57,9 +57,7 @@ pub(in crate::doors::login) async fn decide(
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
     let credential = CallerCredential::of(door, request).await?;
-    if matches!(credential, CallerCredential::Session(_)) {
-        door.check_same_origin(request)?;
-    }
+    credential.check_origin(door, request)?;
     let questions = Questions::read(json_body(&door.config.limits, request.head, body).await?)?;
     let known = KnownCaller::at(door, request, credential, questions.portal.as_deref()).await?;
     let answered = answers(&known, &questions, door.config.limits.batch.as_usize()).await?;
