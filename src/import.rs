@@ -1,13 +1,14 @@
 //! Makes a configuration, policies and tests of oauth2-proxy's settings (`cedargate config import oauth2-proxy`).
 //!
-//! `settings` reads any of oauth2-proxy's forms into names and values; `options` knows every name; `provider`, `serving` and
-//! `access` translate. Reads no file and no environment.
+//! `settings` reads oauth2-proxy's own forms into names and values, `alpha` its newer file, `helm` the values of its chart;
+//! `options` knows every name; `provider`, `serving` and `access` translate. Reads no file and no environment.
 //!
 //! SECURITY: no value of a secret gets into the result. A setting that let callers in, and that has no exact counterpart, is
 //! narrowed or left out, never widened, and named.
 
 mod access;
 mod alpha;
+mod helm;
 mod options;
 mod provider;
 mod serving;
@@ -82,6 +83,14 @@ impl Remarks {
     }
 }
 
+/// The reason why values of a chart are not read, if they are a template.
+fn unrendered(text: &str) -> Option<String> {
+    let is_template = text.contains("extraArgs:") || text.contains("configFile:");
+    let line = text.lines().position(|line| line.contains("{{") || line.contains("%{"))?;
+    let at = line + 1;
+    is_template.then(|| format!("line {at}: the values hold a template; render them first"))
+}
+
 /// Translates the text of a configuration.
 ///
 /// # Errors
@@ -90,7 +99,10 @@ pub fn oauth2_proxy(text: &str) -> Result<Imported, String> {
     let mut remarks = Remarks::default();
     let settings = match alpha::read(text, &mut remarks) {
         Some(settings) => settings,
-        None => Settings::read(text, &mut remarks)?,
+        None => match helm::read(text, &mut remarks)? {
+            Some(settings) => settings,
+            None => Settings::read(text, &mut remarks).map_err(|why| unrendered(text).unwrap_or(why))?,
+        },
     };
     if settings.is_empty() {
         return Err(

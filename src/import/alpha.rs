@@ -74,6 +74,11 @@ const SECTIONS: [&str; 7] = [
 /// `None`: the text is no alpha configuration.
 pub(super) fn read(text: &str, remarks: &mut Remarks) -> Option<Settings> {
     let root: Value = serde_saphyr::from_str(text).ok()?;
+    read_value(&root, text, remarks)
+}
+
+/// Reads an alpha configuration that stands in `text`.
+pub(super) fn read_value(root: &Value, text: &str, remarks: &mut Remarks) -> Option<Settings> {
     let root = root
         .as_object()
         .filter(|root| SECTIONS.iter().any(|section| root.contains_key(*section)))?;
@@ -219,7 +224,8 @@ fn leaves(members: &Map<String, Value>) -> Vec<(String, &Value)> {
     found
 }
 
-fn texts(value: &Value) -> Vec<String> {
+/// The texts of a value, or of the items of a list.
+pub(super) fn texts(value: &Value) -> Vec<String> {
     match value {
         Value::Array(items) => items.iter().flat_map(texts).collect(),
         Value::String(text) => vec![text.clone()],

@@ -82,7 +82,8 @@ impl Settings {
         settings
     }
 
-    fn from_lines(text: &str) -> Self {
+    /// Reads flags and variables, line by line.
+    pub fn from_lines(text: &str) -> Self {
         let mut settings = Self::default();
         let mut variable: Option<String> = None;
         for (number, line) in text.lines().enumerate() {
@@ -186,6 +187,11 @@ impl Settings {
             _ => setting.values = values,
         }
         name
+    }
+
+    /// Takes the settings of a source that goes before this one.
+    pub fn overlay(&mut self, before: Self) {
+        self.0.extend(before.0);
     }
 
     pub fn is_empty(&self) -> bool {

@@ -22,6 +22,8 @@ fn decides(imported: &Imported, setting: &str) -> bool {
 fn the_same_settings_in_every_form_are_the_same_configuration() {
     let toml = "provider = \"oidc\"\noidc_issuer_url = \"https://id.test\"\nclient_id = \"c\"\nemail_domains = [\"a.test\", \"b.test\"]\nupstreams = [\"http://app:1\"]\nskip_provider_button = true\n";
     let flags = "--provider=oidc --oidc-issuer-url=https://id.test --client-id c --email-domain=a.test --email-domain b.test \\\n  --upstream=\"http://app:1\" --skip-provider-button";
+    let values = "config: { clientID: c }\nextraArgs: { provider: oidc, oidc-issuer-url: 'https://id.test', email-domain: [ a.test, b.test ], upstream: 'http://app:1', skip-provider-button: true }";
+    let block = "oauth2-proxy:\n  config:\n    configFile: |-\n      provider = \"oidc\"\n      oidc_issuer_url = \"https://id.test\"\n      client_id = \"c\"\n      email_domains = [\"a.test\", \"b.test\"]\n      upstreams = [\"http://app:1\"]\n  extraArgs: { skip-provider-button: 'true' }\n";
     let list = "args: [ \"--provider=oidc\", \"--oidc-issuer-url=https://id.test\", \"--client-id=c\", \"--email-domain=a.test,b.test\", \"--upstream=http://app:1\", '--skip-provider-button' ]";
     let variables = "OAUTH2_PROXY_PROVIDER=oidc\nexport OAUTH2_PROXY_OIDC_ISSUER_URL=\"https://id.test\"\n-e OAUTH2_PROXY_CLIENT_ID=c \\\nOAUTH2_PROXY_EMAIL_DOMAINS: a.test,b.test\n- name: OAUTH2_PROXY_UPSTREAMS\n  value: 'http://app:1'\nOAUTH2_PROXY_SKIP_PROVIDER_BUTTON=true";
     let uncommented = |text: &str| -> String {
@@ -33,7 +35,7 @@ fn the_same_settings_in_every_form_are_the_same_configuration() {
     };
     let expected = uncommented(toml);
     assert!(expected.contains("issuer: \"https://id.test\""), "{expected}");
-    for other in [flags, list, variables] {
+    for other in [flags, list, variables, values, block] {
         assert_eq!(uncommented(other), expected, "{other}");
         let policies = |text: &str| file(&import(text), "policies/_shared/access.cedar").to_owned();
         assert_eq!(policies(other), policies(toml));
@@ -159,6 +161,25 @@ fn every_proxy_is_believed_by_no_configuration() {
         assert!(imported.config.contains("trusted_proxies: []"), "{}", imported.config);
         assert!(decides(&imported, "reverse_proxy"), "{text}");
     }
+}
+
+#[test]
+fn values_that_could_be_read_in_two_ways_are_refused() {
+    let two = "a:\n  extraArgs: { provider: oidc }\nb:\n  extraArgs: { provider: github }\n";
+    assert!(oauth2_proxy(two).unwrap_err().contains("several"), "{two}");
+    // the chart's own name says which values are meant
+    let named = two.replace("b:", "oauth2-proxy:");
+    assert!(decides(&import(&named), ""));
+    let two = "data:\n  a.cfg: 'client_id = \"a\"'\n  b.cfg: 'client_id = \"b\"'\n";
+    assert!(oauth2_proxy(two).unwrap_err().contains("several"), "{two}");
+    let template = "extraArgs:\n  client-id: {{ .Values.id }}\n";
+    assert_eq!(
+        oauth2_proxy(template).unwrap_err(),
+        "line 2: the values hold a template; render them first"
+    );
+    let secret = "config:\n  clientID: c\n  configFile: |-\n    cookie_secret = hunter2\n";
+    let why = oauth2_proxy(secret).unwrap_err();
+    assert!(why.contains("configuration file") && !why.contains("hunter2"), "{why}");
 }
 
 #[test]

@@ -4,11 +4,12 @@
 //! Each is a translation: `start` and `sign_in` lead to `auth/login` of the portal of `rd`, `sign_out` is `auth/logout`, and
 //! `userinfo` is `auth/session` under other names. `auth` is a door of proxies (`doors::forward_auth`).
 //!
-//! SECURITY: `rd` may be a full URL here. It chooses a portal, and the browser returns to a path of that portal's own origin.
+//! SECURITY: `rd` may be a full URL here, and so may `X-Auth-Request-Redirect`, in which a proxy in front says it. Both choose a
+//! portal, and the browser returns to a path of that portal's own origin.
 
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::CanonicalPath;
-use http::{Method, Response, StatusCode};
+use http::{HeaderName, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Map, json};
 
@@ -21,6 +22,9 @@ use crate::config::host_of;
 use crate::http::answer::{self, Style};
 use crate::http::upstream::Body;
 use crate::portals::Portal;
+
+/// The header of a proxy that says where the browser was going; read where a link has no `rd`.
+const ASKED_BY_PROXY: HeaderName = HeaderName::from_static("x-auth-request-redirect");
 
 /// A path of this gate to which `rd` leads.
 struct Destination {
@@ -60,12 +64,38 @@ impl Destination {
     }
 }
 
+/// Where the login leads back to, and at which portal it is.
+struct LoginAt<'a> {
+    destination: Destination,
+    portal: &'a Portal,
+}
+
+impl<'a> LoginAt<'a> {
+    fn parse(rd: &str, door: &LoginDoor, request: &EndpointRequest<'a>) -> Result<Self, Refusal> {
+        let destination = Destination::parse(rd, request, ReturnRules::of(&door.config))?;
+        let portal = destination.portal(door, request)?;
+        Ok(Self { destination, portal })
+    }
+
+    /// The place that the proxy in front states. As in oauth2-proxy, a statement that leads nowhere counts as none: proxies send
+    /// it with every request, also with those for the login's own paths.
+    fn stated(door: &LoginDoor, request: &EndpointRequest<'a>) -> Option<Self> {
+        let mut stated = request.head.headers.get_all(ASKED_BY_PROXY).iter();
+        match (stated.next(), stated.next()) {
+            (Some(only), None) => Self::parse(only.to_str().ok()?, door, request).ok(),
+            _ => None,
+        }
+    }
+}
+
 /// Redirects to the login of the portal of `rd`; without `rd` to that of the only portal at this host.
 pub(super) fn start(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
     let prefix = &door.config.identity.prefix;
-    if let Some(rd) = Parameters::from_query(request.head).optional("rd")? {
-        let destination = Destination::parse(&rd, request, ReturnRules::of(&door.config))?;
-        let portal = destination.portal(door, request)?;
+    let login = match Parameters::from_query(request.head).optional("rd")? {
+        Some(rd) => Some(LoginAt::parse(&rd, door, request)?),
+        None => LoginAt::stated(door, request),
+    };
+    if let Some(LoginAt { destination, portal }) = login {
         return see_other(&destination.return_to.login_at(&portal.name, prefix));
     }
     let here = |portal: &&std::sync::Arc<Portal>| portal.is_at(&request.client.host) && portal.has_login(&door.config);

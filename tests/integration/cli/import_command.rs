@@ -66,7 +66,7 @@ fn fill_in(folder: &Path, config: &str) {
 #[test]
 fn imported_configurations_validate_and_their_tests_pass() {
     let files = corpus();
-    assert!(files.len() >= 20, "{}", files.len());
+    assert!(files.len() >= 37, "{}", files.len());
     for file in files {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().to_str().unwrap();
@@ -137,6 +137,38 @@ fn the_report_says_what_has_to_be_decided() {
         "{config}"
     );
     assert!(named(&report, "warning").join("\n").contains("X-Static-Key"), "{report}");
+    // values of the chart: a flag goes before the file, and an unquoted `false` is named
+    let (_, report) = import("29-argocd-values.yaml");
+    let policies = report["files"]["policies/_shared/access.cedar"].as_str().unwrap();
+    assert!(
+        policies.contains("*@staff.example.org") && !policies.contains("*@example.org"),
+        "{policies}"
+    );
+    let config = report["files"]["cedargate.yaml"].as_str().unwrap();
+    assert!(
+        config.contains("issuer: \"https://login.example.org\"") && config.contains("(line 22)"),
+        "{config}"
+    );
+    let (_, report) = import("26-helm-extra-args.yaml");
+    assert!(
+        named(&report, "warning").join("\n").contains("`pass-host-header`"),
+        "{report}"
+    );
+    let (_, report) = import("32-configmap-and-deployment.yaml");
+    let policies = report["files"]["policies/_shared/access.cedar"].as_str().unwrap();
+    assert!(policies.contains("*@example.com"), "{policies}");
+    for (name, closed_by) in [
+        ("28-helm-release.yaml", "`github-org`"),
+        ("31-helm-emails-file.yaml", "`authenticatedEmailsFile`"),
+    ] {
+        let (_, report) = import(name);
+        let policies = report["files"]["policies/_shared/access.cedar"].as_str().unwrap();
+        let errors = named(&report, "error").join("\n");
+        assert!(
+            policies.contains("false") && errors.contains(closed_by),
+            "{name}: {errors} {policies}"
+        );
+    }
     let (_, report) = import("24-cluster-trusted.cfg");
     let errors = named(&report, "error").join("\n");
     for name in [

@@ -256,6 +256,51 @@ fn start_and_sign_in_lead_to_the_login_of_the_portal_and_nowhere_else() {
 }
 
 #[test]
+fn a_proxy_that_states_the_way_back_chooses_no_other_host() {
+    let gate = with_login().start();
+    let to = |path: &str, stated: &[&str]| {
+        let headers: Vec<_> = stated.iter().map(|stated| ("x-auth-request-redirect", *stated)).collect();
+        let answer = raw(gate.proxy, "GET", path, &headers, b"");
+        (answer.status, answer.header("location").to_owned())
+    };
+    let login = (303, "/oauth2/auth/login?portal=p".to_owned());
+    let back = |encoded: &str| (303, format!("/oauth2/auth/login?portal=p&rd={encoded}"));
+    for path in ["/oauth2/start", "/oauth2/sign_in"] {
+        assert_eq!(to(path, &["/portal/p/x?y=1"]), back("%2Fportal%2Fp%2Fx%3Fy%3D1"));
+        assert_eq!(to(path, &["https://shop.test/portal/p/x"]), back("%2Fportal%2Fp%2Fx"));
+        // the link itself goes before it
+        assert_eq!(
+            to(&format!("{path}?rd=/portal/p/a"), &["/portal/p/b"]),
+            back("%2Fportal%2Fp%2Fa")
+        );
+        let corpus: Vec<String> = serde_json::from_str(include_str!("../../corpus/login/redirects.json")).unwrap();
+        let more = [
+            "https://evil.test/portal/p/x",
+            "//evil.test/",
+            "/oauth2/sign_out",
+            "/oauth2/sign_in",
+            path,
+            "/elsewhere",
+        ];
+        for attack in corpus.iter().map(String::as_str).chain(more) {
+            if http::HeaderValue::from_str(attack).is_err() || attack.trim() != attack {
+                continue;
+            }
+            let answer = to(path, &[attack]);
+            let is_own = answer.1.starts_with("/oauth2/auth/login?portal=p&rd=%2Fportal");
+            assert!(answer == login || (answer.0 == 303 && is_own), "{attack}: {answer:?}");
+            assert!(!answer.1.contains("evil"), "{attack}: {answer:?}");
+        }
+        assert_eq!(to(path, &["/portal/p/a", "/portal/p/b"]), login, "two statements are none");
+    }
+    // a question answers no redirect
+    let viewer = question("/portal/p/x", &[("x-auth-request-redirect", "https://evil.test/")]);
+    let answer = ask(&gate, "/oauth2/auth", &viewer);
+    assert_eq!((answer.status, answer.header("location")), (401, ""));
+    assert!(!answer.header("x-cedargate-login").contains("evil"), "{answer:?}");
+}
+
+#[test]
 fn a_session_is_told_and_signed_out() {
     let gate = with_login().start();
     let session = log_in_below(gate.proxy, "alice", "/oauth2");
