@@ -27,7 +27,7 @@ use self::hash::{Busy, PasswordChecker};
 pub use self::hash::{Hash, PASSWORD_BYTES_MAX};
 pub use self::totp::TotpSecret;
 pub use self::users::{NAME_CHARS_MAX, UserState, Users, UsersError, check_name, read};
-use crate::audit::{AdminEvent, Audit, AuthEvent, Event};
+use crate::audit::{AdminAct, AdminEvent, Audit, AuthAct, AuthFact, AuthSubject, Event};
 use crate::base::clock::unix_seconds;
 use crate::base::metrics::Metrics;
 use crate::config::{self, ProviderKind};
@@ -258,11 +258,11 @@ impl Accounts {
                         issuer: Arc::clone(&file.issuer),
                         name,
                     }));
-                    ("success", "users_reloaded", detail)
+                    ("success", AdminAct::UsersReloaded, detail)
                 }
                 Some(Err(error)) => {
                     tracing::warn!(provider, %error, "users file rejected; the last good one stays in force");
-                    ("rejected", "users_rejected", format!("provider {provider}: {error}"))
+                    ("rejected", AdminAct::UsersRejected, format!("provider {provider}: {error}"))
                 }
             };
             self.metrics.users_reload.with_label_values(&[provider, result]).inc();
@@ -299,15 +299,19 @@ impl Accounts {
         let is_in_file = self
             .file(&account.provider)
             .is_some_and(|file| file.users.load().find(&account.name).is_some());
-        self.audit.send(&Event::Auth(Box::new(AuthEvent {
-            event: "revocation",
-            result: "success",
-            reason: if is_in_file { "account_changed" } else { "account_removed" },
+        let reason = if is_in_file {
+            AuthFact::AccountChanged
+        } else {
+            AuthFact::AccountRemoved
+        };
+        let about = AuthSubject {
             provider: Some(Arc::clone(&account.provider)),
             issuer: Some(Arc::clone(&account.issuer)),
             subject: Some(account.name.clone()),
-            ..AuthEvent::default()
-        })));
+            ..AuthSubject::default()
+        };
+        self.audit
+            .send(&Event::Auth(Box::new(about.succeeded(AuthAct::Revocation, reason))));
     }
 
     fn file(&self, provider: &str) -> Option<&UsersFile> {

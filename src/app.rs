@@ -24,7 +24,7 @@ use cedargate_policy::portal::PortalError;
 use tokio::runtime::LocalOptions;
 
 use crate::accounts::AccountsError;
-use crate::audit::{AdminEvent, AuditError, Event, HttpRejected};
+use crate::audit::{AdminAct, AdminEvent, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AuthnError};
 use crate::base::certificates::warn_without_authorities;
 use crate::base::descriptors::{self, Shares};
@@ -181,7 +181,7 @@ fn wait_for_session_store(gate: &Gate) {
 
 fn record_start(gate: &Gate) {
     gate.audit.send(&Event::Admin(AdminEvent {
-        event: "started",
+        event: AdminAct::Started,
         detail: Some(format!("version {}", env!("CARGO_PKG_VERSION"))),
     }));
 }

@@ -18,6 +18,7 @@ mod rotated;
 mod sampling;
 mod sink;
 pub mod verify;
+mod words;
 mod writer;
 
 use std::cell::Cell;
@@ -34,11 +35,12 @@ use mask::Mask;
 use queue::{Full, Queue, Reservation};
 use recent::Recent;
 pub use record::{
-    AdminEvent, AuditRecord, AuthEvent, CallerRecord, EntityRef, Event, HttpFacts, HttpRejected, NO_PORTAL, PolicyError,
+    AdminEvent, AuditRecord, AuthSubject, CallerRecord, EntityRef, Event, HttpFacts, HttpRejected, NO_PORTAL, PolicyError,
     PolicyEvent, RecordedOutcome, RefusedRecord, Shadow, Supplied,
 };
 pub use rotated::written_files;
 use sampling::Sampling;
+pub use words::{AdminAct, AuthAct, AuthFact, LoginCode, PolicyResult};
 pub use writer::{AuditError, AuditWriter, check_chain_key, check_file};
 
 /// A line longer than this is written in a buffer of its own, so that the thread does not keep its memory.

@@ -27,7 +27,7 @@ pub use self::complete::CALLBACK_PARAMETERS;
 pub use self::device::{DeviceError, DeviceLogin, DeviceRequest, DeviceTokens};
 use self::provider::{AuthorizationRequest, OidcProvider};
 use self::state::LoginState;
-use crate::audit::Audit;
+use crate::audit::{Audit, LoginCode};
 use crate::authn::{Authn, LogoutToken};
 use crate::base::clock::unix_millis;
 use crate::base::digest::sha256;
@@ -91,31 +91,6 @@ pub struct LoginContext {
     pub provider: String,
     pub portal: String,
     pub return_to: String,
-}
-
-/// The reason codes of the login pages.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum LoginCode {
-    /// The login took too long, or did not begin in this browser.
-    LoginExpired,
-    /// The browser did not send the login cookie. Shares the code of `LoginExpired`.
-    CookieMissing,
-    /// The provider refused the login (`access_denied` and similar error codes).
-    LoginDenied,
-    /// The provider's response failed verification.
-    LoginInvalid,
-    /// The provider does not answer.
-    ProviderUnavailable,
-    /// Several logins succeeded in a row, and the next request began another one.
-    LoginLoop,
-    /// The provider did not authenticate the user as strongly as the policy demands.
-    StepUpFailed,
-    /// The session store does not answer.
-    StoreUnavailable,
-    /// Name or password of a local account is wrong.
-    CredentialsInvalid,
-    /// Too many login tries.
-    RateLimited,
 }
 
 /// A login that a browser asks for.
@@ -204,36 +179,6 @@ pub struct RelyingParty {
     authn: Arc<Authn>,
     sessions: Arc<Sessions>,
     audit: Audit,
-}
-
-impl LoginCode {
-    #[cfg(test)]
-    pub const ALL: [Self; 10] = [
-        Self::LoginExpired,
-        Self::CookieMissing,
-        Self::LoginDenied,
-        Self::LoginInvalid,
-        Self::ProviderUnavailable,
-        Self::LoginLoop,
-        Self::StepUpFailed,
-        Self::StoreUnavailable,
-        Self::CredentialsInvalid,
-        Self::RateLimited,
-    ];
-
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::LoginExpired | Self::CookieMissing => "login_expired",
-            Self::LoginDenied => "login_denied",
-            Self::LoginInvalid => "login_invalid",
-            Self::ProviderUnavailable => "provider_unavailable",
-            Self::LoginLoop => "login_loop",
-            Self::StepUpFailed => "step_up_failed",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::CredentialsInvalid => "credentials_invalid",
-            Self::RateLimited => "rate_limited",
-        }
-    }
 }
 
 impl RelyingParty {

@@ -60,7 +60,7 @@ use self::state::StateDir;
 use self::swaps::Swaps;
 use self::watch::Wakeup;
 pub use self::watch::{WakeChannel, Watch};
-use crate::audit::{Event, PolicyEvent};
+use crate::audit::{Event, PolicyEvent, PolicyResult};
 use crate::base::clock;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown};
 use crate::bundle_follower::BundleFollower;
@@ -522,7 +522,10 @@ impl Reloader {
         self.gate.audit.send(&Event::Policy(PolicyEvent {
             portal: Arc::clone(&portal.name),
             revision: portal.active.load().as_ref().map(|a| Arc::clone(&a.revision.id)),
-            result: outcome.result.as_str(),
+            result: match outcome.result {
+                ReloadResult::Success => PolicyResult::Success,
+                ReloadResult::Rejected => PolicyResult::Rejected,
+            },
             detail: (!detail.is_empty()).then_some(detail),
             flags,
         }));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{AdminEvent, Event};
+use crate::audit::{AdminAct, AdminEvent, Event};
 use crate::gate::Gate;
 
 /// Runs until `stop`. Reads the file on a blocking thread, once per `policies.poll`.
@@ -35,11 +35,11 @@ fn report(gate: &Gate, error: Option<String>) {
     let (result, event) = match &error {
         None => {
             tracing::info!("new assertion keys in force");
-            ("success", "assertion_keys_reloaded")
+            ("success", AdminAct::AssertionKeysReloaded)
         }
         Some(error) => {
             tracing::warn!(error, "assertion keys rejected; the old ones stay in force");
-            ("rejected", "assertion_keys_rejected")
+            ("rejected", AdminAct::AssertionKeysRejected)
         }
     };
     gate.metrics.assertion_keys.with_label_values(&[result]).inc();

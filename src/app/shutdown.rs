@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Addresses;
-use crate::audit::{AdminEvent, AuditWriter, Event};
+use crate::audit::{AdminAct, AdminEvent, AuditWriter, Event};
 use crate::base::lifecycle::{Shutdown, ShutdownTrigger};
 use crate::gate::Gate;
 use crate::http::listener::SocketFile;
@@ -96,7 +96,7 @@ impl Running {
     fn start_draining(&self) {
         self.gate.metrics.draining.set(1);
         self.gate.audit.send(&Event::Admin(AdminEvent {
-            event: "draining",
+            event: AdminAct::Draining,
             detail: None,
         }));
         self.trigger.drain();
@@ -128,7 +128,7 @@ impl Running {
     /// Makes the reloader read the policy files now, because of SIGHUP; resolves when it has.
     pub(crate) fn reload(&self) -> impl Future<Output = ()> + use<> {
         self.gate.audit.send(&Event::Admin(AdminEvent {
-            event: "reload_requested",
+            event: AdminAct::ReloadRequested,
             detail: Some("SIGHUP".to_owned()),
         }));
         let requests = self.reload_requests.clone();

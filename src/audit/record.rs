@@ -17,6 +17,7 @@ use serde_json::Value;
 use smallvec::SmallVec;
 use uuid::Uuid;
 
+use super::words::{AdminAct, AuthAct, AuthReason, AuthResult, PolicyResult};
 use crate::base::clock;
 use crate::config::Share;
 
@@ -178,19 +179,23 @@ pub struct Latency {
 }
 
 /// A login, its failure, a refresh, a logout, a revocation, an introspection. Never a token, password or cookie.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct AuthEvent {
-    /// `login`, `refresh`, `logout`, `revocation`, `introspection`, `token`, or `cut` (a live connection).
-    pub event: &'static str,
-    /// `success` or `failure`.
-    pub result: &'static str,
-    /// One word of a closed set.
-    pub reason: &'static str,
+    pub event: AuthAct,
+    pub result: AuthResult,
+    pub reason: AuthReason,
     /// The reason in a sentence for people.
     pub detail: Option<String>,
     /// Key of the limit that was exceeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<&'static str>,
+    #[serde(flatten)]
+    pub about: AuthSubject,
+}
+
+/// What an `AuthEvent` is about, as far as the gate knows it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct AuthSubject {
     pub portal: Option<Arc<str>>,
     pub provider: Option<Arc<str>>,
     pub issuer: Option<Arc<str>>,
@@ -207,12 +212,40 @@ pub struct AuthEvent {
     pub decision_id: Option<Uuid>,
 }
 
+impl AuthSubject {
+    pub fn succeeded(self, event: AuthAct, reason: impl Into<AuthReason>) -> AuthEvent {
+        self.ended(event, AuthResult::Success, reason.into())
+    }
+
+    pub fn failed(self, event: AuthAct, reason: impl Into<AuthReason>) -> AuthEvent {
+        self.ended(event, AuthResult::Failure, reason.into())
+    }
+
+    fn ended(self, event: AuthAct, result: AuthResult, reason: AuthReason) -> AuthEvent {
+        AuthEvent {
+            event,
+            result,
+            reason,
+            detail: None,
+            limit: None,
+            about: self,
+        }
+    }
+}
+
+impl AuthEvent {
+    pub fn with_detail(mut self, detail: Option<String>) -> Self {
+        self.detail = detail;
+        self
+    }
+}
+
 /// The outcome of a candidate revision.
 #[derive(Clone, Debug, Serialize)]
 pub struct PolicyEvent {
     pub portal: Arc<str>,
     pub revision: Option<Arc<str>>,
-    pub result: &'static str,
+    pub result: PolicyResult,
     pub detail: Option<String>,
     /// The flags that the revision changes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -221,7 +254,7 @@ pub struct PolicyEvent {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct AdminEvent {
-    pub event: &'static str,
+    pub event: AdminAct,
     pub detail: Option<String>,
 }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::queue::Batch;
 use super::record::{Latency, Shadow};
+use super::words::{AuthReason, AuthResult};
 use super::*;
 use crate::config::{AuditSink, FileSink};
 
@@ -128,7 +129,7 @@ fn every_kind_of_record_matches_the_published_schema() {
         Event::Policy(PolicyEvent {
             portal: "p".into(),
             revision: None,
-            result: "rejected",
+            result: PolicyResult::Rejected,
             detail: Some("d".to_owned()),
             flags: vec![FlagChange {
                 name: "beta".to_owned(),
@@ -137,7 +138,7 @@ fn every_kind_of_record_matches_the_published_schema() {
             }],
         }),
         Event::Admin(AdminEvent {
-            event: "drain",
+            event: AdminAct::DrainRequested,
             detail: None,
         }),
         Event::HttpRejected(HttpRejected {
@@ -164,6 +165,103 @@ fn every_kind_of_record_matches_the_published_schema() {
     let mut extra = decision(&full_record(), &[]);
     extra["token_raw"] = "x".into();
     assert!(!validator.is_valid(&extra));
+}
+
+/// The closed lists of words in the published schema, one line each, in the order of the code.
+fn word_lists() -> Vec<String> {
+    let list = |name: &str, words: &mut dyn Iterator<Item = &'static str>| {
+        let mut listed: Vec<&str> = Vec::new();
+        for word in words {
+            // two variants may share a word
+            if !listed.contains(&word) {
+                listed.push(word);
+            }
+        }
+        format!("    \"{name}\": {{ \"enum\": [\"{}\"] }},", listed.join("\", \""))
+    };
+    let facts = AuthFact::ALL.iter().map(|fact| fact.as_str());
+    let login_codes = LoginCode::ALL.iter().map(|code| code.as_str());
+    let denials = Denial::ALL.into_iter().map(Denial::code);
+    vec![
+        list("auth_act", &mut AuthAct::ALL.iter().map(|act| act.as_str())),
+        list("auth_result", &mut AuthResult::ALL.iter().map(|result| result.as_str())),
+        list("auth_reason", &mut facts.chain(login_codes).chain(denials)),
+        list("policy_result", &mut PolicyResult::ALL.iter().map(|result| result.as_str())),
+        list("admin_act", &mut AdminAct::ALL.iter().map(|act| act.as_str())),
+    ]
+}
+
+#[test]
+fn published_words_of_events_are_those_of_the_code() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/audit-event.schema.json");
+    let published = std::fs::read_to_string(&path).unwrap();
+    let mut current = String::new();
+    let lists = word_lists();
+    for line in published.lines() {
+        let name = line.split("{ \"enum\"").next().unwrap_or_default();
+        let made = lists.iter().find(|list| list.starts_with(name) && name.starts_with("    \""));
+        current.push_str(made.map_or(line, String::as_str));
+        current.push('\n');
+    }
+    for list in &lists {
+        assert!(current.contains(list.as_str()), "the schema has no line for {list}");
+    }
+    if std::env::var_os("CEDARGATE_ACCEPT").is_some() {
+        std::fs::write(&path, &current).unwrap();
+    }
+    let published = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(
+        published, current,
+        "`CEDARGATE_ACCEPT=1 cargo test --lib audit` writes the words"
+    );
+}
+
+#[test]
+fn an_event_of_every_word_fits_the_published_schema_and_no_other_word_does() {
+    let schema: Value = serde_json::from_str(include_str!("../../schemas/audit-event.schema.json")).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let facts = AuthFact::ALL.iter().copied().map(AuthReason::from);
+    let login_codes = LoginCode::ALL.iter().copied().map(AuthReason::from);
+    let reasons = facts.chain(login_codes).chain(Denial::ALL.into_iter().map(AuthReason::from));
+    let mut events: Vec<Event> = reasons
+        .map(|reason| Event::Auth(Box::new(AuthSubject::default().failed(AuthAct::Login, reason))))
+        .collect();
+    let about = AuthSubject {
+        operator: Some(7),
+        decision_id: Some(Uuid::now_v7()),
+        ..AuthSubject::default()
+    };
+    for act in AuthAct::ALL {
+        let event = about.clone().succeeded(*act, AuthFact::Operator);
+        events.push(Event::Auth(Box::new(event.with_detail(Some("d".to_owned())))));
+    }
+    for result in PolicyResult::ALL {
+        events.push(Event::Policy(PolicyEvent {
+            portal: "p".into(),
+            revision: None,
+            result: *result,
+            detail: None,
+            flags: Vec::new(),
+        }));
+    }
+    events.extend(AdminAct::ALL.iter().map(|act| {
+        Event::Admin(AdminEvent {
+            event: *act,
+            detail: None,
+        })
+    }));
+    for event in &events {
+        let line = other(event, &[]);
+        let errors: Vec<String> = validator.iter_errors(&line).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{line}: {errors:?}");
+        for field in ["event", "result", "reason"] {
+            if line.get(field).is_some() {
+                let mut changed = line.clone();
+                changed[field] = "another_word".into();
+                assert!(!validator.is_valid(&changed), "{changed}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ use url::form_urlencoded;
 use super::AuthnError;
 use super::endpoints::{Endpoints, basic_credentials, read_body, read_secret};
 use super::in_flight::InFlight;
-use crate::audit::{Audit, AuthEvent, Event};
+use crate::audit::{Audit, AuthAct, AuthFact, AuthSubject, Event};
 use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
 use crate::base::metrics::Metrics;
@@ -260,24 +260,29 @@ impl ExchangeClient {
 
     /// Counts the exchange and sends its audit event.
     fn record(&self, exchange: Exchange<'_>, answer: &Answer) {
-        let (result, reason) = match answer {
-            Answer::Token { .. } => ("success", "exchanged"),
+        let reason = match answer {
+            Answer::Token { .. } => AuthFact::Exchanged,
             Answer::Failed {
                 error: ExchangeError::Unavailable(_),
                 ..
-            } => ("failure", "unavailable"),
-            Answer::Failed { .. } => ("failure", "refused"),
+            } => AuthFact::Unavailable,
+            Answer::Failed { .. } => AuthFact::Refused,
         };
         let name = &exchange.issuer.scope.name;
-        self.metrics.token_exchanges.with_label_values(&[&**name, reason]).inc();
-        self.audit.send(&Event::Auth(Box::new(AuthEvent {
-            event: "token_exchange",
-            result,
-            reason,
+        self.metrics
+            .token_exchanges
+            .with_label_values(&[&**name, reason.as_str()])
+            .inc();
+        let about = AuthSubject {
             issuer: Some(Arc::clone(name)),
             subject: Some(exchange.subject.subject.to_owned()),
-            ..AuthEvent::default()
-        })));
+            ..AuthSubject::default()
+        };
+        let event = match answer {
+            Answer::Token { .. } => about.succeeded(AuthAct::TokenExchange, reason),
+            Answer::Failed { .. } => about.failed(AuthAct::TokenExchange, reason),
+        };
+        self.audit.send(&Event::Auth(Box::new(event)));
     }
 }
 

@@ -27,7 +27,7 @@ use super::endpoints::{CallFailure, Endpoints, basic_credentials, fetch_object, 
 use super::error::TokenError;
 use super::in_flight::InFlight;
 use super::{Authn, AuthnError, PresentedToken, TokenProof, check_sender};
-use crate::audit::{Audit, AuthEvent, Event};
+use crate::audit::{Audit, AuthAct, AuthFact, AuthSubject, Event};
 use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
 use crate::base::metrics::Metrics;
@@ -361,26 +361,21 @@ impl IntrospectionClient {
 
     /// Sends the audit event of an answer.
     fn record(&self, issuer: &Issuer, answer: &IssuerAnswer) {
-        let mut event = AuthEvent {
-            event: "introspection",
-            result: "success",
+        let mut about = AuthSubject {
             issuer: Some(Arc::clone(&issuer.scope.name)),
-            ..AuthEvent::default()
+            ..AuthSubject::default()
         };
-        match answer {
+        let event = match answer {
             IssuerAnswer::Active(active) => {
-                event.reason = "active";
-                event.subject = claims::subject(&issuer.scope, &active.claims).ok().map(str::to_owned);
+                about.subject = claims::subject(&issuer.scope, &active.claims).ok().map(str::to_owned);
+                about.succeeded(AuthAct::Introspection, AuthFact::Active)
             }
             IssuerAnswer::Refused {
                 error: TokenError::Inactive,
                 ..
-            } => event.reason = "inactive",
-            IssuerAnswer::Refused { error, .. } => {
-                event.result = "failure";
-                event.reason = error.denial().code();
-            }
-        }
+            } => about.succeeded(AuthAct::Introspection, AuthFact::Inactive),
+            IssuerAnswer::Refused { error, .. } => about.failed(AuthAct::Introspection, error.denial()),
+        };
         self.audit.send(&Event::Auth(Box::new(event)));
     }
 }

@@ -15,7 +15,7 @@ use http::header::ALLOW;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::audit::{AdminEvent, Event};
+use crate::audit::{AdminAct, AdminEvent, Event};
 use crate::base::lifecycle::{Shutdown, ShutdownTrigger};
 use crate::doors::admin::Admin;
 use crate::gate::Gate;
@@ -78,7 +78,7 @@ impl Control {
 
     fn drain(&self) -> Value {
         let already = self.shutdown.is_draining();
-        self.record("drain_requested", already.then(|| "draining already".to_owned()));
+        self.record(AdminAct::DrainRequested, already.then(|| "draining already".to_owned()));
         self.gate.metrics.draining.set(1);
         self.trigger.drain();
         json!({"draining": true, "already": already, "pid": std::process::id()})
@@ -88,7 +88,7 @@ impl Control {
         let outcomes = match self.reload_requests.reload().await {
             Ok(outcomes) => outcomes,
             Err(reason) => {
-                self.record("reload_requested", Some(reason.to_string()));
+                self.record(AdminAct::ReloadRequested, Some(reason.to_string()));
                 let status = match reason {
                     ReloadRequestError::TooMany | ReloadRequestError::Ended => StatusCode::SERVICE_UNAVAILABLE,
                     ReloadRequestError::Busy => StatusCode::GATEWAY_TIMEOUT,
@@ -114,7 +114,7 @@ impl Control {
             all_succeeded = false;
             detail.push(format!("bundle: {error}"));
         }
-        self.record("reload_requested", Some(detail.join(", ")));
+        self.record(AdminAct::ReloadRequested, Some(detail.join(", ")));
         let status = if all_succeeded {
             StatusCode::OK
         } else {
@@ -129,7 +129,7 @@ impl Control {
         }
     }
 
-    fn record(&self, event: &'static str, detail: Option<String>) {
+    fn record(&self, event: AdminAct, detail: Option<String>) {
         self.gate.audit.send(&Event::Admin(AdminEvent { event, detail }));
     }
 }

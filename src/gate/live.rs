@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{ActivePortal, Gate};
-use crate::audit::{AuthEvent, Event};
+use crate::audit::{AuthAct, AuthSubject, Event};
 use crate::base::clock::unix_seconds;
 use crate::http::client_certificate::ClientCertificate;
 use crate::http::request::ClientFacts;
@@ -297,12 +297,7 @@ impl Gate {
             Credential::Session(session) => Some(session.handle.to_hex()),
             Credential::Token(_) | Credential::Introspected { .. } | Credential::Certificate => None,
         });
-        self.audit.send(&Event::Auth(Box::new(AuthEvent {
-            event: "cut",
-            result: "success",
-            reason: refusal.denial.code(),
-            detail: Some(format!("a live connection was closed ({})", reason.as_str())),
-            limit: None,
+        let about = AuthSubject {
             portal: Some(Arc::clone(&basis.portal.name)),
             provider: None,
             issuer: identity.map(|identity| Arc::clone(&identity.issuer)),
@@ -312,6 +307,9 @@ impl Gate {
             client: Some(request.original.client.source_ip),
             operator: None,
             decision_id: Some(basis.decision_id),
-        })));
+        };
+        let event = about.succeeded(AuthAct::Cut, refusal.denial);
+        let detail = format!("a live connection was closed ({})", reason.as_str());
+        self.audit.send(&Event::Auth(Box::new(event.with_detail(Some(detail)))));
     }
 }

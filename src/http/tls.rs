@@ -32,7 +32,7 @@ use rustls::version::{TLS12, TLS13};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{AdminEvent, Audit, Event};
+use crate::audit::{AdminAct, AdminEvent, Audit, Event};
 use crate::base::certificates::Validity;
 use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
@@ -286,13 +286,13 @@ fn report(certificates: &Certificates, outcome: Result<(), CertificateError>, me
         Ok(()) => {
             tracing::info!(listener, "new certificates in force");
             certificates.publish_expiry(metrics);
-            (ReloadResult::Success, "tls_reloaded", format!("listener {listener}"))
+            (ReloadResult::Success, AdminAct::TlsReloaded, format!("listener {listener}"))
         }
         Err(error) => {
             tracing::warn!(listener, %error, "certificates rejected; the old ones stay in force");
             (
                 ReloadResult::Rejected,
-                "tls_rejected",
+                AdminAct::TlsRejected,
                 format!("listener {listener}: {error}"),
             )
         }

@@ -13,7 +13,7 @@ use super::claims::{carry_over, privileges_differ};
 use super::complete::refresh_at;
 use super::provider::{OidcProvider, Tokens};
 use super::{ProviderError, RelyingParty};
-use crate::audit::{AuthEvent, Event};
+use crate::audit::{AuthAct, AuthFact, AuthSubject, Event, LoginCode};
 use crate::authn::{ExpectedIdToken, decode_id_token_claims, map_claims};
 use crate::base::clock::unix_millis;
 use crate::session::{Grant, Handle, RefreshError, SessionData};
@@ -24,24 +24,23 @@ const RETRY_MILLIS: i64 = 30 * 1000;
 impl RelyingParty {
     /// Renews a session's grant and claims at the provider, and writes one audit record of the result.
     pub async fn renew(self: Arc<Self>, session: Handle, data: SessionData) -> Result<SessionData, RefreshError> {
-        let mut event = AuthEvent {
-            event: "refresh",
+        let about = AuthSubject {
             portal: Some(Arc::from(data.portal.as_str())),
             provider: Some(Arc::from(data.provider.as_str())),
             issuer: Some(Arc::from(data.issuer.as_str())),
             subject: Some(data.subject.clone()),
             tenant: self.tenant_of(&data),
             session: Some(session.to_hex()),
-            ..AuthEvent::default()
+            ..AuthSubject::default()
         };
         let renewed = self.request_renewal(data).await;
-        (event.result, event.reason) = match &renewed {
-            Ok(_) => ("success", "renewed"),
-            Err(RefreshError::Ended(_) | RefreshError::Foreign(_)) => ("failure", "grant_ended"),
-            Err(RefreshError::Temporary(_)) => ("failure", "provider_unavailable"),
+        let event = match &renewed {
+            Ok(_) => about.succeeded(AuthAct::Refresh, AuthFact::Renewed),
+            Err(RefreshError::Ended(_) | RefreshError::Foreign(_)) => about.failed(AuthAct::Refresh, AuthFact::GrantEnded),
+            Err(RefreshError::Temporary(_)) => about.failed(AuthAct::Refresh, LoginCode::ProviderUnavailable),
         };
-        event.detail = renewed.as_ref().err().map(ToString::to_string);
-        self.audit.send(&Event::Auth(Box::new(event)));
+        let detail = renewed.as_ref().err().map(ToString::to_string);
+        self.audit.send(&Event::Auth(Box::new(event.with_detail(detail))));
         renewed
     }
 

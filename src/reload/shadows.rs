@@ -13,7 +13,7 @@ use cedargate_policy::revision::source::{Files, Tree};
 use cedargate_policy::types::PortalSlug;
 
 use super::outcome::{Outcomes, ReloadOutcome, ReloadResult};
-use crate::audit::{Event, PolicyEvent};
+use crate::audit::{Event, PolicyEvent, PolicyResult};
 use crate::base::clock;
 use crate::gate::Gate;
 use crate::policy_folders::{PolicyFolders, at_candidate};
@@ -107,8 +107,8 @@ impl Shadows {
             portal: Arc::clone(&portal.name),
             revision: revision.as_ref().map(|revision| Arc::clone(&revision.id)),
             result: match result {
-                ReloadResult::Success => "shadow_success",
-                ReloadResult::Rejected => "shadow_rejected",
+                ReloadResult::Success => PolicyResult::ShadowSuccess,
+                ReloadResult::Rejected => PolicyResult::ShadowRejected,
             },
             detail: (!detail.is_empty()).then_some(detail),
             flags: Vec::new(),

@@ -11,6 +11,7 @@ use serde_json::json;
 use url::form_urlencoded;
 
 use super::{Control, JsonAnswer, error};
+use crate::audit::AdminAct;
 use crate::base::terminal::Paint;
 use crate::explained::text::OutOfScope;
 use crate::explained::{json as json_report, text};
@@ -31,7 +32,7 @@ impl Control {
             (Some((name, id)), None) if name == "id" && !id.is_empty() => id.into_owned(),
             _ => return error(StatusCode::BAD_REQUEST, "give `id`, a decision id or request id"),
         };
-        self.record("explain_requested", Some(id.clone()));
+        self.record(AdminAct::ExplainRequested, Some(id.clone()));
         let gate = Arc::clone(&self.gate);
         let explained = tokio::task::spawn_blocking(move || explained(&gate, &id)).await;
         explained.unwrap_or_else(|_panic| error(StatusCode::INTERNAL_SERVER_ERROR, "the explanation ended in a panic"))

@@ -8,6 +8,7 @@ use tokio::task::spawn_local;
 use url::form_urlencoded;
 
 use super::{Control, JsonAnswer, error};
+use crate::audit::AdminAct;
 use crate::base::telemetry::{LogLevelError, log_level};
 
 /// The time of a change that names none.
@@ -62,13 +63,13 @@ impl Control {
         };
         let Some(filter) = filter else {
             level.revert(None);
-            self.record("log_level_changed", Some(level.state().filter));
+            self.record(AdminAct::LogLevelChanged, Some(level.state().filter));
             return show();
         };
         match level.set(&filter, time) {
             Ok(number) => {
                 let span = humantime::format_duration(time);
-                self.record("log_level_changed", Some(format!("{filter} for {span}")));
+                self.record(AdminAct::LogLevelChanged, Some(format!("{filter} for {span}")));
                 spawn_local(async move {
                     tokio::time::sleep(time).await;
                     if level.revert(Some(number)) {

@@ -6,12 +6,13 @@
 use std::num::NonZeroUsize;
 
 use cedargate_policy::decision::http::query_pairs;
+use cedargate_policy::denial::Denial;
 use cedargate_policy::types::PortalSlug;
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Control, JsonAnswer, error};
-use crate::audit::{AuthEvent, Event};
+use crate::audit::{AuthAct, AuthFact, AuthSubject, Event};
 use crate::session::{Handle, Revocation, SessionSummary, StoreError};
 
 /// Sessions that the store reads for one listing.
@@ -63,22 +64,18 @@ impl Control {
             Err(message) => return error(StatusCode::BAD_REQUEST, &message),
         };
         let outcome = self.gate.sessions.revoke(target.clone()).await;
-        let mut event = AuthEvent {
+        let about = AuthSubject {
             operator,
-            ..revocation_event(&target)
+            ..revoked_subject(&target)
         };
-        match &outcome {
-            Ok(revoked) => {
-                event.result = "success";
-                event.reason = "operator";
-                event.detail = (!revoked.everywhere).then(|| NOT_EVERYWHERE.to_owned());
-            }
-            Err(error) => {
-                event.result = "failure";
-                event.reason = "store_unavailable";
-                event.detail = Some(error.to_string());
-            }
-        }
+        let event = match &outcome {
+            Ok(revoked) => about
+                .succeeded(AuthAct::Revocation, AuthFact::Operator)
+                .with_detail((!revoked.everywhere).then(|| NOT_EVERYWHERE.to_owned())),
+            Err(error) => about
+                .failed(AuthAct::Revocation, Denial::StoreUnavailable)
+                .with_detail(Some(error.to_string())),
+        };
         self.gate.audit.send(&Event::Auth(Box::new(event)));
         match outcome {
             Ok(revoked) => {
@@ -180,23 +177,20 @@ impl Filter {
     }
 }
 
-/// The record of a revocation, without its outcome.
-fn revocation_event(target: &Revocation) -> AuthEvent {
-    let mut event = AuthEvent {
-        event: "revocation",
-        ..AuthEvent::default()
-    };
+/// What a revocation is about, for its record.
+fn revoked_subject(target: &Revocation) -> AuthSubject {
+    let mut about = AuthSubject::default();
     match target {
-        Revocation::Session(handle) => event.session = Some(handle.to_hex()),
+        Revocation::Session(handle) => about.session = Some(handle.to_hex()),
         Revocation::Subject { issuer, subject } => {
-            event.issuer = Some(issuer.as_str().into());
-            event.subject = Some(subject.clone());
+            about.issuer = Some(issuer.as_str().into());
+            about.subject = Some(subject.clone());
         }
-        Revocation::Tenant(tenant) => event.tenant = Some(tenant.clone()),
-        Revocation::Portal(portal) => event.portal = Some(portal.as_str().into()),
-        Revocation::IdpSession { issuer, .. } | Revocation::Unnamed { issuer, .. } => event.issuer = Some(issuer.as_str().into()),
+        Revocation::Tenant(tenant) => about.tenant = Some(tenant.clone()),
+        Revocation::Portal(portal) => about.portal = Some(portal.as_str().into()),
+        Revocation::IdpSession { issuer, .. } | Revocation::Unnamed { issuer, .. } => about.issuer = Some(issuer.as_str().into()),
     }
-    event
+    about
 }
 
 fn ok(body: Value) -> JsonAnswer {

@@ -10,12 +10,12 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::input::Parameters;
-use super::record::auth_event;
+use super::record::request_subject;
 use super::{EndpointRequest, LoginDoor};
-use crate::audit::{AuthEvent, Event};
+use crate::audit::{AuthAct, AuthFact, AuthSubject, Event, LoginCode};
 use crate::http::answer;
 use crate::http::upstream::Body;
-use crate::login::{BackchannelLogout, LoginCode, LoginFailure};
+use crate::login::{BackchannelLogout, LoginFailure};
 use crate::session::Revocation;
 
 pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
@@ -25,7 +25,7 @@ pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, bod
     let outcome = match door.login.accept_logout_token(&token).await {
         Ok(logout) => revoke(door, request, logout).await,
         Err(failure) => {
-            record(door, auth_event(request, "logout"), Err(&failure));
+            record(door, request_subject(request), Err(&failure));
             Err(failure)
         }
     };
@@ -36,31 +36,26 @@ pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, bod
 }
 
 async fn revoke(door: &LoginDoor, request: &EndpointRequest<'_>, logout: BackchannelLogout) -> Result<(), LoginFailure> {
-    let mut event = auth_event(request, "logout");
-    event.provider = Some(logout.provider);
-    event.issuer = Some(logout.issuer);
-    event.subject = logout.revocations.iter().find_map(|revocation| match revocation {
+    let mut about = request_subject(request);
+    about.provider = Some(logout.provider);
+    about.issuer = Some(logout.issuer);
+    about.subject = logout.revocations.iter().find_map(|revocation| match revocation {
         Revocation::Subject { subject, .. } | Revocation::Unnamed { subject, .. } => Some(subject.clone()),
         _ => None,
     });
     let revoked = door.sessions.revoke_until_stored(&logout.revocations, logout.at).await;
     let revoked = revoked.map_err(|error| LoginFailure::store_unavailable(&error));
-    record(door, event, revoked.as_ref().map(|_revoked| ()));
+    record(door, about, revoked.as_ref().map(|_revoked| ()));
     revoked.map(drop)
 }
 
-fn record(door: &LoginDoor, mut event: AuthEvent, outcome: Result<(), &LoginFailure>) {
-    match outcome {
-        Ok(()) => {
-            event.result = "success";
-            event.reason = "backchannel_logout";
-        }
-        Err(failure) => {
-            event.result = "failure";
-            event.reason = failure.code.code();
-            event.detail = Some(failure.detail.clone());
-        }
-    }
+fn record(door: &LoginDoor, about: AuthSubject, outcome: Result<(), &LoginFailure>) {
+    let event = match outcome {
+        Ok(()) => about.succeeded(AuthAct::Logout, AuthFact::LoggedOutByProvider),
+        Err(failure) => about
+            .failed(AuthAct::Logout, failure.code)
+            .with_detail(Some(failure.detail.clone())),
+    };
     door.audit.send(&Event::Auth(Box::new(event)));
 }
 

@@ -19,9 +19,10 @@ use super::page::{CodeField, LoginForm, ProviderLink};
 use super::portal_lookup::{self, LoginChoice};
 use super::record::LoginAttempt;
 use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
+use crate::audit::LoginCode;
 use crate::config::{self, ProviderKind, host_of};
 use crate::http::upstream::Body;
-use crate::login::{BrowserSecret, LoginCode, LoginFailure, LoginRequest};
+use crate::login::{BrowserSecret, LoginFailure, LoginRequest};
 use crate::portals::Portal;
 
 /// Bytes of `acr_values`.

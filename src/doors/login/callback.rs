@@ -17,9 +17,10 @@ use super::completion::{establish, login_failed, see_other};
 use super::input::Parameters;
 use super::record::LoginAttempt;
 use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
+use crate::audit::LoginCode;
 use crate::http::answer::method_not_allowed;
 use crate::http::upstream::Body;
-use crate::login::{CALLBACK_PARAMETERS, Callback, CallbackOutcome, CompletedLogin, LoginCode, LoginContext, LoginFailure};
+use crate::login::{CALLBACK_PARAMETERS, Callback, CallbackOutcome, CompletedLogin, LoginContext, LoginFailure};
 
 /// Redirects the form of the provider to the callback by GET.
 pub(super) async fn receive_form(

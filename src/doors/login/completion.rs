@@ -9,9 +9,10 @@ use http::{HeaderValue, Response, StatusCode};
 use super::caller::current_session;
 use super::record::{LoginAttempt, record_failure, record_success};
 use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
+use crate::audit::LoginCode;
 use crate::http::pages::PageUser;
 use crate::http::upstream::Body;
-use crate::login::{LoginCode, LoginFailure};
+use crate::login::LoginFailure;
 use crate::portals::Portal;
 use crate::session::{IdentifiedSession, SessionData};
 

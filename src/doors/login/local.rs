@@ -22,10 +22,11 @@ use super::portal_lookup::{self, LoginChoice};
 use super::record::{LoginAttempt, record_failure};
 use super::{EndpointRequest, LoginDoor, ReturnPath};
 use crate::accounts::{Account, CheckError};
+use crate::audit::LoginCode;
 use crate::base::clock::unix_millis;
 use crate::config::ProviderKind;
 use crate::http::upstream::Body;
-use crate::login::{LoginCode, LoginFailure};
+use crate::login::LoginFailure;
 use crate::portals::Portal;
 use crate::session::SessionData;
 

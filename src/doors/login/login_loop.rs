@@ -10,7 +10,8 @@ use http::HeaderValue;
 
 use super::input::Parameters;
 use super::{EndpointRequest, LoginDoor};
-use crate::login::{LoginCode, LoginFailure};
+use crate::audit::LoginCode;
+use crate::login::LoginFailure;
 
 /// The values of `prompt` with which a user chose this login: a provider shows a page, so there is no circle.
 const INTERACTIVE: [&str; 2] = ["login", "select_account"];

@@ -15,7 +15,7 @@ use super::caller::current_session;
 use super::completion::see_other;
 use super::input::Parameters;
 use super::page::LogoutReach;
-use super::record::{record_logout, session_event};
+use super::record::{record_logout, session_subject};
 use super::{EndpointRequest, LoginDoor, ReturnPath};
 use crate::http::answer;
 use crate::http::upstream::Body;
@@ -96,7 +96,7 @@ pub(super) fn logged_out(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
 /// Ends the session and records it.
 async fn end(door: &LoginDoor, request: &EndpointRequest<'_>, session: &Session) -> Result<LogoutReach, Refusal> {
     let ended = door.sessions.end(session).await;
-    record_logout(door, session_event(door, request, "logout", session), &ended);
+    record_logout(door, session_subject(door, request, session), &ended);
     match ended {
         Ok(ended) if ended.everywhere => Ok(LogoutReach::AllReplicas),
         Ok(_not_everywhere) => Ok(LogoutReach::ThisReplica),

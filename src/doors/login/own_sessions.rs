@@ -16,7 +16,7 @@ use super::completion::see_other;
 use super::input::Parameters;
 use super::logout::logout_caller;
 use super::page::{LogoutReach, OwnSession, OwnSessions};
-use super::record::{record_logout, session_event};
+use super::record::{record_logout, session_subject};
 use super::{EndpointRequest, LoginDoor, portal_lookup};
 use crate::http::answer::{self, Style};
 use crate::http::upstream::Body;
@@ -150,12 +150,12 @@ fn record(
     ending: &Ending,
     ended: &Result<Revoked, StoreError>,
 ) {
-    let mut event = session_event(door, request, "logout", session);
-    event.session = match ending {
+    let mut about = session_subject(door, request, session);
+    about.session = match ending {
         Ending::One(handle) => Some(handle.to_hex()),
         Ending::All => None,
     };
-    record_logout(door, event, ended);
+    record_logout(door, about, ended);
 }
 
 fn unavailable(error: &StoreError) -> Refusal {

@@ -11,11 +11,12 @@ use uuid::Uuid;
 use super::form_token::FormBinding;
 use super::{Endpoint, ReturnPath};
 use crate::accounts::{NAME_CHARS_MAX, PASSWORD_BYTES_MAX};
+use crate::audit::LoginCode;
 use crate::base::clock::rfc3339_seconds;
 use crate::http::pages::{Html, Page, PageUser, Theme};
 use crate::http::request::uuid_value;
 use crate::http::upstream::Body;
-use crate::login::{LoginCode, LoginFailure};
+use crate::login::LoginFailure;
 
 /// `Retry-After` of a temporary failure, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 30;
@@ -277,7 +278,7 @@ impl Pages<'_> {
             .raw("<p class=\"small\">Reference <code>")
             .text(&self.decision_id.to_string())
             .raw("</code><br>Reason <code>")
-            .text(code.code())
+            .text(code.as_str())
             .raw("</code></p>");
         if let Some(limit) = failure.limit {
             content = content.for_operators(&over_limit(limit));

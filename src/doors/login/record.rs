@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{EndpointRequest, LoginDoor};
-use crate::audit::{AuthEvent, Event};
+use crate::audit::{AuthAct, AuthFact, AuthSubject, Event, LoginCode};
 use crate::authn::map_claims;
-use crate::login::{LoginCode, LoginFailure};
+use crate::login::LoginFailure;
 use crate::session::{Revoked, Session, SessionData, StoreError};
 
 /// Metric label of a provider that is not configured.
@@ -21,41 +21,33 @@ pub(super) struct LoginAttempt<'a> {
     pub subject: Option<&'a str>,
 }
 
-/// An event of this request; the caller sets the result.
-pub(super) fn auth_event(request: &EndpointRequest<'_>, event: &'static str) -> AuthEvent {
-    AuthEvent {
-        event,
+/// What the records of this request say of it.
+pub(super) fn request_subject(request: &EndpointRequest<'_>) -> AuthSubject {
+    AuthSubject {
         client: Some(request.client.source_ip),
         decision_id: Some(request.decision_id),
-        ..AuthEvent::default()
+        ..AuthSubject::default()
     }
 }
 
-/// An event of this request about a session; the caller sets the result.
-pub(super) fn session_event(
-    door: &LoginDoor,
-    request: &EndpointRequest<'_>,
-    event: &'static str,
-    session: &Session,
-) -> AuthEvent {
+/// The same for a request about a session.
+pub(super) fn session_subject(door: &LoginDoor, request: &EndpointRequest<'_>, session: &Session) -> AuthSubject {
     let data = &session.data;
-    AuthEvent {
+    AuthSubject {
         portal: Some(Arc::from(data.portal.as_str())),
         provider: Some(Arc::from(data.provider.as_str())),
         issuer: Some(Arc::from(data.issuer.as_str())),
         subject: Some(data.subject.clone()),
         tenant: tenant_of(door, data),
         session: Some(session.handle.to_hex()),
-        ..auth_event(request, event)
+        ..request_subject(request)
     }
 }
 
 /// Records and counts a login that began a session.
 pub(super) fn record_success(door: &LoginDoor, request: &EndpointRequest<'_>, session: &Session) {
-    let mut event = session_event(door, request, "login", session);
-    event.result = "success";
-    event.reason = "success";
-    count(door, Some(&session.data.provider), "success");
+    let event = session_subject(door, request, session).succeeded(AuthAct::Login, AuthFact::LoggedIn);
+    count(door, Some(&session.data.provider), AuthFact::LoggedIn.as_str());
     door.audit.send(&Event::Auth(Box::new(event)));
 }
 
@@ -64,7 +56,7 @@ pub(super) fn record_failure(door: &LoginDoor, request: &EndpointRequest<'_>, fa
     let context = failure.context.as_deref();
     let provider = attempt.provider.or(context.map(|context| context.provider.as_str()));
     let portal = attempt.portal.or(context.map(|context| context.portal.as_str()));
-    let code = failure.code.code();
+    let code = failure.code.as_str();
     let decision_id = request.decision_id;
     let detail = &failure.detail;
     // a client can cause the other failures at will: they go to the audit record, and to the log at debug level only
@@ -74,14 +66,16 @@ pub(super) fn record_failure(door: &LoginDoor, request: &EndpointRequest<'_>, fa
         }
         _ => tracing::debug!(%decision_id, provider, code, detail, "a login failed"),
     }
-    let mut event = auth_event(request, "login");
-    event.result = "failure";
-    event.reason = code;
-    event.detail = Some(failure.detail.clone());
+    let about = AuthSubject {
+        provider: configured(door, provider).map(Arc::from),
+        portal: portal.map(Arc::from),
+        subject: attempt.subject.map(str::to_owned),
+        ..request_subject(request)
+    };
+    let mut event = about
+        .failed(AuthAct::Login, failure.code)
+        .with_detail(Some(failure.detail.clone()));
     event.limit = failure.limit;
-    event.provider = configured(door, provider).map(Arc::from);
-    event.portal = portal.map(Arc::from);
-    event.subject = attempt.subject.map(str::to_owned);
     count(door, provider, code);
     door.audit.send(&Event::Auth(Box::new(event)));
 }
@@ -102,19 +96,15 @@ fn configured<'a>(door: &LoginDoor, name: Option<&'a str>) -> Option<&'a str> {
     name.filter(|name| door.login.provider(name).is_some())
 }
 
-/// Completes the record of a logout with its outcome, and sends it.
-pub(super) fn record_logout(door: &LoginDoor, mut event: AuthEvent, ended: &Result<Revoked, StoreError>) {
-    match ended {
-        Ok(ended) => {
-            event.result = "success";
-            event.reason = "logout";
-            event.detail = (!ended.everywhere).then(|| "not known everywhere yet".to_owned());
-        }
-        Err(error) => {
-            event.result = "failure";
-            event.reason = "store_unavailable";
-            event.detail = Some(error.to_string());
-        }
-    }
+/// Records a logout and its outcome.
+pub(super) fn record_logout(door: &LoginDoor, about: AuthSubject, ended: &Result<Revoked, StoreError>) {
+    let event = match ended {
+        Ok(ended) => about
+            .succeeded(AuthAct::Logout, AuthFact::LoggedOut)
+            .with_detail((!ended.everywhere).then(|| "not known everywhere yet".to_owned())),
+        Err(error) => about
+            .failed(AuthAct::Logout, LoginCode::StoreUnavailable)
+            .with_detail(Some(error.to_string())),
+    };
     door.audit.send(&Event::Auth(Box::new(event)));
 }

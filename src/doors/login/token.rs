@@ -13,9 +13,9 @@ use serde_json::json;
 
 use super::caller::{CallerCredential, principal_id};
 use super::input::Parameters;
-use super::record::auth_event;
+use super::record::request_subject;
 use super::{EndpointRequest, LoginDoor, portal_lookup};
-use crate::audit::Event;
+use crate::audit::{AuthAct, AuthFact, Event};
 use crate::base::clock::unix_seconds;
 use crate::http::answer;
 use crate::http::credentials::no_proofs_here;
@@ -64,24 +64,20 @@ fn record(
     credential: &CallerCredential<'_>,
     verified: &Result<Identity, Refusal>,
 ) {
-    let mut event = auth_event(request, "token");
-    event.portal = Some(Arc::clone(&portal.name));
+    let mut about = request_subject(request);
+    about.portal = Some(Arc::clone(&portal.name));
     if let CallerCredential::Session(session) = credential {
-        event.provider = Some(Arc::from(session.data.provider.as_str()));
-        event.session = Some(session.handle.to_hex());
+        about.provider = Some(Arc::from(session.data.provider.as_str()));
+        about.session = Some(session.handle.to_hex());
     }
-    match verified {
+    let event = match verified {
         Ok(identity) => {
-            event.result = "success";
-            event.reason = "minted";
-            event.issuer = Some(Arc::clone(&identity.issuer));
-            event.subject = Some(identity.subject.clone());
-            event.tenant = identity.tenant.clone();
+            about.issuer = Some(Arc::clone(&identity.issuer));
+            about.subject = Some(identity.subject.clone());
+            about.tenant = identity.tenant.clone();
+            about.succeeded(AuthAct::Token, AuthFact::Minted)
         }
-        Err(refusal) => {
-            event.result = "failure";
-            event.reason = refusal.denial.code();
-        }
-    }
+        Err(refusal) => about.failed(AuthAct::Token, refusal.denial),
+    };
     door.audit.send(&Event::Auth(Box::new(event)));
 }
