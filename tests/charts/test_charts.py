@@ -180,8 +180,8 @@ def public_key(folder):
     return subprocess.run(command, check=True, text=True, capture_output=True).stdout
 
 
-class Gate(unittest.TestCase):
-    """The real binary reads what the chart writes, from volumes laid out as kubelet does."""
+class LaidOut(unittest.TestCase):
+    """What the chart writes, in volumes laid out as kubelet does."""
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -206,11 +206,28 @@ class Gate(unittest.TestCase):
     def run_gate(self, *arguments):
         return subprocess.run([GATE, *arguments], text=True, capture_output=True, timeout=60, env={"PATH": os.environ["PATH"]})
 
+    def lay_out_tree(self):
+        """What git-sync clones, and what a volume holds."""
+        for source in ("current/shop", "shop/production"):
+            for path, text in TREE.items():
+                file = self.root / "var/lib/cedargate-policies" / source / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text)
+
+
+def existing_objects():
+    """Secrets and ConfigMaps that users bring, with fresh certificates and keys."""
+    with tempfile.TemporaryDirectory() as folder:
+        tls = certificates(Path(folder))
+        keys = {"security.pem": public_key(Path(folder))}
+    return {**EXISTING, "redis-tls": tls, "orders-tls": tls, "policy-keys": keys}
+
+
+class Gate(LaidOut):
+    """The real binary reads what the chart writes."""
+
     def test_the_gate_accepts_the_configuration_of_every_scenario(self):
-        with tempfile.TemporaryDirectory() as folder:
-            tls = certificates(Path(folder))
-            keys = {"security.pem": public_key(Path(folder))}
-        existing = {**EXISTING, "redis-tls": tls, "orders-tls": tls, "policy-keys": keys}
+        existing = existing_objects()
         for name in generate.scenarios():
             with self.subTest(name):
                 self.setUp()
@@ -221,12 +238,7 @@ class Gate(unittest.TestCase):
                     items = render(values={**shared, **SIDECAR})
                 pod = pod_of(items)
                 _, config = self.lay_out(items, pod, existing)
-                # what git-sync clones, and what a volume holds
-                for source in ("current/shop", "shop/production"):
-                    for path, text in TREE.items():
-                        file = self.root / "var/lib/cedargate-policies" / source / path
-                        file.parent.mkdir(parents=True, exist_ok=True)
-                        file.write_text(text)
+                self.lay_out_tree()
                 answer = self.run_gate("validate", "--config", config)
                 self.assertEqual(answer.returncode, 0, f"{answer.stdout}{answer.stderr}")
 
