@@ -11,7 +11,7 @@ run_checks() {
     local name wanted
     for name in installs_and_decides ready_only_with_policies probes_of_a_loopback_app not_reachable_around_the_gate \
         an_edit_arrives a_broken_edit_keeps_serving a_rollout_loses_no_request a_deleted_pod_loses_no_request \
-        memory_limit_holds a_job_completes; do
+        memory_limit_holds a_job_completes inject_into_a_plain_deployment; do
         if [ $# -gt 0 ] && [ "$name" != installs_and_decides ]; then
             wanted=no
             for word in "$@"; do case $name in *"$word"*) wanted=yes ;; esac; done
@@ -342,4 +342,39 @@ check_a_job_completes() {
     saw "its log: $(kn logs "$pod" -c app)"
     same "the sidecar's end" "$(kn get pod "$pod" -o jsonpath='{.status.initContainerStatuses[0].state.terminated.exitCode}')" 0
     helm_gone work
+}
+
+check_inject_into_a_plain_deployment() {
+    local files=$STATE/inject
+    mkdir -p "$files"
+    cp "$here/plain.yaml" "$files/plain.yaml"
+    "$GATE" inject --write --image localhost/gate:test --policies customer=cedargate-policies "$files/plain.yaml"
+    # the ConfigMaps of docs/inject.md, by its commands
+    kn create configmap cedargate --from-file=cedargate.yaml="$here/values/plain-gate.yaml"
+    cp -R policies/customer "$files/customer"
+    rm -r "$files/customer/tests"
+    kn create configmap cedargate-policies --from-file="$files/customer"
+    kn create configmap cedargate-shared --from-file=policies/_shared
+    kn create configmap cedargate-schemas --from-file=_shared.cedarschema=schemas/_shared.cedarschema \
+        --from-file=customer.cedarschema=schemas/customer.cedarschema --from-file="$STATE/jwks.json"
+    kn apply -f "$files/plain.yaml"
+    wait_ready plain
+    local pod address base
+    pod=$(kn get pods -l app=plain -o jsonpath='{.items[0].metadata.name}')
+    address=$(kn get pods -l app=plain -o jsonpath='{.items[0].status.podIP}')
+    base=http://$(service_address plain)
+    saw "sidecar: $(kn get pod "$pod" -o jsonpath='{.spec.initContainers[0].name} restartPolicy={.spec.initContainers[0].restartPolicy} image={.spec.initContainers[0].image}')"
+    same "no token, through the Service" "$(ask "$base" GET)" 401
+    same "a viewer places an order" "$(ask "$base" POST "$ALICE")" 403
+    same "a viewer reads the orders" "$(ask "$base" GET "$ALICE")" 200
+    grep 'user=alice tenant=acme' "$STATE/body"
+    saw "the app saw: $(cat "$STATE/body")"
+    same "connect to the app at $address:3000 (curl's exit code 7: refused)" \
+        "$(in_node curl -s --max-time 5 "http://$address:3000/" >/dev/null; echo $?)" 7
+    saw "the app's probes ask: $(kn get pod "$pod" -o jsonpath='{.spec.containers[0].readinessProbe.httpGet.path} {.spec.containers[0].livenessProbe.httpGet.path} on port {.spec.containers[0].livenessProbe.httpGet.port}')"
+    same "restarts of the app" "$(kn get pod "$pod" -o jsonpath='{.status.containerStatuses[0].restartCount}')" 0
+    "$GATE" inject --uninject --write "$files/plain.yaml"
+    same "bytes that --uninject leaves different" "$(cmp "$files/plain.yaml" "$here/plain.yaml" | wc -l)" 0
+    kn delete -f "$files/plain.yaml" --timeout=90s
+    kn delete configmap cedargate cedargate-policies cedargate-shared cedargate-schemas
 }
