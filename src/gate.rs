@@ -164,7 +164,6 @@ impl Worker {
         let decided_at = unix_millis();
         let decision_id = new_id(decided_at);
         let Correlation { request_id, mut trace } = correlation(request.headers(), decision_id);
-        let span = self.gate.begin_span(request.headers(), &mut trace);
         let mut answer = AnswerContext::new(style, decision_id, request_id.clone(), &self.gate.theme);
         let slot = match self.gate.audit.admit() {
             Ok(slot) => slot,
@@ -173,6 +172,7 @@ impl Worker {
                 return answer::refusal_response(&refusal, &answer);
             }
         };
+        let span = self.gate.begin_span(request.headers(), &mut trace);
         let mut record = AuditRecord::new(decision_id, Door::Proxy);
         record.request_id = Some(request_id.clone());
         record.trace_id = Some(trace.trace_id);
@@ -365,7 +365,7 @@ impl Worker {
 
 impl Gate {
     /// `None`: traces are off, or this one is not sampled.
-    fn begin_span(&self, headers: &HeaderMap, trace: &mut Trace) -> Option<Box<RequestSpan>> {
+    pub fn begin_span(&self, headers: &HeaderMap, trace: &mut Trace) -> Option<Box<RequestSpan>> {
         self.tracer.as_ref()?.begin(headers, trace)
     }
 

@@ -217,6 +217,26 @@ fn published_words_of_events_are_those_of_the_code() {
 }
 
 #[test]
+fn the_pages_name_every_word_of_events() {
+    let read = |page: &str| std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+    let (sessions, operations) = (read("docs/sessions.md"), read("docs/operations.md"));
+    let acts = AuthAct::ALL.iter().map(|act| act.as_str());
+    for word in acts.chain(AuthFact::ALL.iter().map(|fact| fact.as_str())) {
+        assert!(
+            sessions.contains(&format!("`{word}`")),
+            "docs/sessions.md does not name `{word}`"
+        );
+    }
+    let results = PolicyResult::ALL.iter().map(|result| result.as_str());
+    for word in results.chain(AdminAct::ALL.iter().map(|act| act.as_str())) {
+        assert!(
+            operations.contains(&format!("`{word}`")),
+            "docs/operations.md does not name `{word}`"
+        );
+    }
+}
+
+#[test]
 fn an_event_of_every_word_fits_the_published_schema_and_no_other_word_does() {
     let schema: Value = serde_json::from_str(include_str!("../../schemas/audit-event.schema.json")).unwrap();
     let validator = jsonschema::draft202012::new(&schema).unwrap();

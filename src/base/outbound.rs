@@ -82,9 +82,19 @@ pub fn check_ca_file(path: &Path) -> Result<(), String> {
     read_authorities(path).map(drop)
 }
 
+/// Reads a `ca_file` for a client that parses it itself; the error names the file.
+pub fn read_ca_file(path: &Path) -> Result<Vec<u8>, String> {
+    check_ca_file(path)?;
+    read_pem(path)
+}
+
+fn read_pem(path: &Path) -> Result<Vec<u8>, String> {
+    read_small(path, CA_BYTES_MAX).map_err(|error| format!("cannot read `{}`: {error}", path.display()))
+}
+
 fn read_authorities(path: &Path) -> Result<Vec<Certificate>, String> {
     let shown = path.display();
-    let pem = read_small(path, CA_BYTES_MAX).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
+    let pem = read_pem(path)?;
     let authorities = Certificate::from_pem_bundle(&pem).map_err(|error| format!("`{shown}`: {}", cause(&error)))?;
     if authorities.is_empty() {
         return Err(format!("`{shown}` holds no certificate in PEM"));

@@ -9,6 +9,7 @@ mod answered;
 pub mod body;
 mod supplied;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,7 +21,7 @@ use cedargate_policy::principal::Principal;
 use cedargate_policy::types::{Door, Identity, Redacted};
 use http::header::COOKIE;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -30,7 +31,7 @@ use uuid::Uuid;
 pub use self::answered::append as append_answer;
 use self::body::{Ask, SubjectSource};
 use self::supplied::supplied;
-use crate::audit::{AuditGuard, AuditRecord, CallerRecord};
+use crate::audit::{AuditGuard, AuditRecord, CallerRecord, NO_PORTAL};
 use crate::authn::{PresentedToken, VerifiedAssertion, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
 
@@ -42,6 +43,7 @@ use crate::http::credentials::{Authorization, bearer, check_listener_token, fore
 use crate::http::request::{Correlation, Trace, check_head_size, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
+use crate::traces::{DecisionFacts, RequestSpan, SpanFacts, Step};
 
 /// The only query of a body.
 pub const PATH: &str = "/authorize";
@@ -57,6 +59,8 @@ pub struct Envelope {
     bearer: Option<String>,
     /// The caller's `Cookie` headers, if the app passes them on.
     cookie: HeaderMap,
+    /// `None`: traces are off, or this one is not sampled. Written by this request's own steps, never across an await.
+    span: RefCell<Option<Box<RequestSpan>>>,
 }
 
 /// A decided query.
@@ -77,17 +81,28 @@ enum Asks {
 /// Answers one query, or a batch; never fails. A caller must present one of `tokens`, unless the list is empty.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], head: Parts, body: Incoming) -> Response<Body> {
     let decision_id = Uuid::now_v7();
-    let mut envelope = Envelope::new(Door::Authorize, &head.headers, decision_id);
+    let mut envelope = Envelope::new(gate, Door::Authorize, &head.headers, decision_id);
     let outcome = match read(gate, tokens, &head, body, &mut envelope).await {
         Ok(asks) => respond(gate, &envelope, &asks, decision_id).await,
         Err(refusal) => Err(record_unreadable(gate, &envelope, refusal, decision_id)),
     };
-    match outcome {
-        Ok(body) => answered::response(body, envelope.request_id),
+    let request_id = envelope.request_id.clone();
+    let response = match outcome {
+        Ok(body) => answered::response(body, request_id),
         Err(refusal) => {
-            let answer = AnswerContext::new(Style::Problem, decision_id, envelope.request_id, &gate.theme);
+            let answer = AnswerContext::new(Style::Problem, decision_id, request_id, &gate.theme);
             answer::detailed_refusal_response(&refusal, &answer)
         }
+    };
+    envelope.finish_span(&head.method, route_of(&head), response.status());
+    response
+}
+
+/// The endpoint of a request: its path is one of the two.
+fn route_of(head: &Parts) -> &'static str {
+    match head.uri.path() {
+        BATCH_PATH => BATCH_PATH,
+        _ => PATH,
     }
 }
 
@@ -104,7 +119,7 @@ async fn read(
     for value in head.headers.get_all(COOKIE) {
         envelope.cookie.append(COOKIE, value.clone());
     }
-    let batch = head.uri.path() == BATCH_PATH;
+    let batch = route_of(head) == BATCH_PATH;
     let bytes = read_body(gate, body).await?;
     if batch {
         return Ask::batch_from_body(&bytes, gate.config.limits.batch.as_usize()).map(Asks::Batch);
@@ -171,6 +186,7 @@ pub fn record_unreadable(gate: &Gate, envelope: &Envelope, refusal: Refusal, dec
             guard.record.limit = refusal.limit;
             guard.denied(refusal.denial);
             gate.count_without_portal(envelope.door, Some(refusal.denial));
+            envelope.decided(None, Some(refusal.denial), decision_id);
             refusal
         }
     }
@@ -178,14 +194,55 @@ pub fn record_unreadable(gate: &Gate, envelope: &Envelope, refusal: Refusal, dec
 
 impl Envelope {
     /// The facts of a request without a credential of a caller.
-    pub fn new(door: Door, headers: &HeaderMap, decision_id: Uuid) -> Self {
-        let Correlation { request_id, trace } = correlation(headers, decision_id);
+    pub fn new(gate: &Gate, door: Door, headers: &HeaderMap, decision_id: Uuid) -> Self {
+        let Correlation { request_id, mut trace } = correlation(headers, decision_id);
+        let span = gate.begin_span(headers, &mut trace);
         Self {
             door,
             request_id,
             trace,
             bearer: None,
             cookie: HeaderMap::new(),
+            span: RefCell::new(span),
+        }
+    }
+
+    fn with_span(&self, note: impl FnOnce(&mut RequestSpan)) {
+        if let Some(span) = self.span.borrow_mut().as_mut() {
+            note(span);
+        }
+    }
+
+    /// Begins the span of a step; it ends with `end_step`, or as not completed.
+    pub fn begin_step(&self, step: Step) {
+        self.with_span(|span| span.begin(step));
+    }
+
+    pub fn end_step(&self) {
+        self.with_span(RequestSpan::end);
+    }
+
+    /// Notes a decision on the request's span.
+    pub fn decided(&self, portal: Option<&Arc<str>>, denial: Option<Denial>, decision_id: Uuid) {
+        self.with_span(|span| {
+            span.decided(DecisionFacts {
+                portal: portal.map_or_else(|| Arc::from(NO_PORTAL), Arc::clone),
+                denial,
+                decision_id,
+            });
+        });
+    }
+
+    /// Exports the request's spans.
+    pub fn finish_span(&self, method: &Method, route: &'static str, status: StatusCode) {
+        if let Some(span) = self.span.take() {
+            span.finish(SpanFacts {
+                method: method.clone(),
+                route: Some(Arc::from(route)),
+                door: self.door,
+                status: status.as_u16(),
+                decision: None,
+            });
         }
     }
 
@@ -235,6 +292,7 @@ pub async fn decide_ask(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id
         let record = envelope.record(decision_id);
         gate.audit.guard(slot, record).denied(Denial::PortalUnknown);
         gate.count_without_portal(envelope.door, Some(Denial::PortalUnknown));
+        envelope.decided(None, Some(Denial::PortalUnknown), decision_id);
         return Err(Refusal::new(
             Denial::PortalUnknown,
             format!("there is no portal `{}`", ask.portal),
@@ -256,6 +314,7 @@ pub async fn decide_ask(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id
     guard.record.latency_us.total = micros(started.elapsed());
     let denial = decision.denial();
     portal.meters.count(envelope.door, denial);
+    envelope.decided(Some(&portal.name), denial, decision_id);
     match denial {
         Some(denial) => match decision.unevaluated() {
             Some(refusal) => guard.refused(refusal),
@@ -294,6 +353,7 @@ async fn decide(
     let mut decision = decision::decide(&query(active_portal, ask, now_millis), caller);
     if decision.target.is_some() {
         let took = started.elapsed();
+        envelope.with_span(|span| span.add(Step::Evaluate, started, started + took));
         guard.record.latency_us.decision = Some(micros(took));
         let principal = decision
             .named_principal
@@ -425,11 +485,22 @@ async fn subject(gate: &Gate, active_portal: ActivePortal<'_>, envelope: &Envelo
         (SubjectSource::Token(token), _) => token.expose().as_str(),
         (SubjectSource::Header, Some(token)) => token.as_str(),
         (SubjectSource::Header, None) => {
+            envelope.begin_step(Step::Session);
             let presented = gate.presented_session(portal, &envelope.cookie).await?;
+            envelope.end_step();
             let presented = presented.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
             return Ok(Subject::Caller(gate.session_caller(active_portal, &presented.session)?));
         }
     };
+    envelope.begin_step(Step::Verify);
+    let proven = proven(gate, active_portal, token).await?;
+    envelope.end_step();
+    Ok(proven)
+}
+
+/// The subject that a token, or the gate's own assertion, proves.
+async fn proven(gate: &Gate, active_portal: ActivePortal<'_>, token: &str) -> Result<Subject, Refusal> {
+    let portal = active_portal.portal;
     if !is_assertion(token) {
         return Ok(Subject::Caller(
             gate.caller(active_portal, PresentedToken::bearer(token)).await?,

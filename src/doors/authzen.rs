@@ -95,27 +95,44 @@ impl Endpoint {
     }
 }
 
+impl Operation {
+    /// The path without the portal, which spans show.
+    const fn route(self) -> &'static str {
+        match self {
+            Self::Evaluation => "/access/v1/evaluation",
+            Self::Evaluations => "/access/v1/evaluations",
+            Self::Search(Searched::Subject) => "/access/v1/search/subject",
+            Self::Search(Searched::Resource) => "/access/v1/search/resource",
+            Self::Search(Searched::Action) => "/access/v1/search/action",
+            Self::Metadata => METADATA,
+        }
+    }
+}
+
 /// Answers one question; never fails.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], endpoint: Endpoint, head: Parts, body: Incoming) -> Response<Body> {
     let decision_id = Uuid::now_v7();
-    let envelope = Envelope::new(Door::Authzen, &head.headers, decision_id);
+    let envelope = Envelope::new(gate, Door::Authzen, &head.headers, decision_id);
     let outcome = match endpoint.operation {
         Operation::Metadata => metadata::document(gate, endpoint.portal.as_deref()),
         _ => answer_question(gate, tokens, &endpoint, &head, body, &envelope, decision_id).await,
     };
-    match outcome {
+    let request_id = envelope.request_id.clone();
+    let response = match outcome {
         Ok(answer) => {
             let mut response = answer::json(StatusCode::OK, &answer);
             let headers = response.headers_mut();
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            headers.insert(&X_REQUEST_ID, envelope.request_id);
+            headers.insert(&X_REQUEST_ID, request_id);
             response
         }
         Err(refusal) => {
-            let answer = AnswerContext::new(Style::Problem, decision_id, envelope.request_id, &gate.theme);
+            let answer = AnswerContext::new(Style::Problem, decision_id, request_id, &gate.theme);
             answer::detailed_refusal_response(&refusal, &answer)
         }
-    }
+    };
+    envelope.finish_span(&head.method, endpoint.operation.route(), response.status());
+    response
 }
 
 async fn answer_question(

@@ -6,12 +6,13 @@
 //! gets no new id here: the answer to the client is the other proxy's.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::rules::path_refused;
 use cedargate_policy::types::Door;
 use http::header::CONNECTION;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use smallvec::SmallVec;
 use uuid::Uuid;
 
@@ -126,7 +127,7 @@ impl Gate {
     pub async fn check(&self, door: Door, headers: &HeaderMap, asked: Result<AskedRequest, Refusal>) -> Checked {
         let decided_at = unix_millis();
         let decision_id = new_id(decided_at);
-        let Correlation { request_id, trace } = correlation(headers, decision_id);
+        let Correlation { request_id, mut trace } = correlation(headers, decision_id);
         let style = asked.as_ref().map_or(Style::Problem, |asked| style_of(&asked.stated));
         let mut answer = AnswerContext::new(style, decision_id, request_id.clone(), &self.theme);
         let slot = match self.audit.admit() {
@@ -137,6 +138,7 @@ impl Gate {
                 return Checked::refused_unrecorded(answer, Refused { refusal, response });
             }
         };
+        let span = self.begin_span(headers, &mut trace);
         let mut record = AuditRecord::new(decision_id, door);
         record.request_id = Some(request_id.clone());
         record.trace_id = Some(trace.trace_id);
@@ -151,6 +153,7 @@ impl Gate {
         let visit = stated.filter(|_| style == Style::Page);
         let ids = Correlation { request_id, trace };
         let mut progress = Progress::begin(door, decision_id, ids, decided_at, self.audit.guard(slot, record));
+        progress.span = span;
         progress.visit = visit.map(|parts| self.visit(&parts.method, &parts.uri, &parts.headers));
         let verdict = match asked {
             Ok(asked) => Box::pin(self.check_asked(asked, &mut progress)).await,
@@ -231,10 +234,17 @@ impl Gate {
             http.status = Some(refused.response.status().as_u16());
         }
         let denial = denied_by(record);
+        if let Some(span) = progress.span.take() {
+            let status = verdict
+                .as_ref()
+                .map_or_else(|refused| refused.response.status(), |_| StatusCode::OK);
+            progress.finish_span(span, status, denial, Instant::now());
+        }
         match &progress.portal {
             Some(portal) => portal.meters.count(progress.door, denial),
             None => self.count_without_portal(progress.door, denial),
         }
+        let record = &progress.record.record;
         let checked = Checked {
             decision_id: progress.decision_id,
             request_id: progress.request_id,

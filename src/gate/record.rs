@@ -18,7 +18,7 @@ use super::{ActivePortal, Afterwards, EnteredPortal, NearestPermitQuery, Request
 use crate::audit::{AuditGuard, AuditRecord, EntityRef, NO_PORTAL, PolicyError};
 use crate::http::request::{ClientFacts, Correlation, Trace};
 use crate::portals::{ActiveRevision, Caller, Portal};
-use crate::traces::{RequestSpan, SpanFacts, Step};
+use crate::traces::{DecisionFacts, RequestSpan, SpanFacts, Step};
 
 /// The facts of one request that are known so far.
 pub(super) struct Progress {
@@ -121,10 +121,13 @@ impl Progress {
         span.finish(SpanFacts {
             method: http.map(|http| http.method.clone()).unwrap_or_default(),
             route: http.and_then(|http| http.route.as_deref()).map(Arc::from),
-            portal: portal.map_or_else(|| Arc::from(NO_PORTAL), |portal| Arc::clone(&portal.name)),
+            door: self.door,
             status: status.as_u16(),
-            denial,
-            decision_id: self.decision_id,
+            decision: Some(DecisionFacts {
+                portal: portal.map_or_else(|| Arc::from(NO_PORTAL), |portal| Arc::clone(&portal.name)),
+                denial,
+                decision_id: self.decision_id,
+            }),
         });
     }
 

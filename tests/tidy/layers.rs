@@ -188,6 +188,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy::engine",
             "policy::principal",
             "portals",
+            "traces",
         ],
     ),
     (
@@ -214,6 +215,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy::search",
             "portals",
             "searches",
+            "traces",
         ],
     ),
     (

@@ -19,6 +19,7 @@ use crate::doors::authorize::Envelope;
 use crate::gate::Gate;
 use crate::portals::Portal;
 use crate::searches::SearchJob;
+use crate::traces::Step;
 
 /// Most results of a page.
 pub(super) const LIMIT_MAX: usize = 1000;
@@ -63,12 +64,17 @@ pub(super) async fn search(
                     results: page.limit,
                 },
             };
-            gate.searches.page(job).await
+            envelope.begin_step(Step::Search);
+            let found = gate.searches.page(job).await;
+            if found.is_ok() {
+                envelope.end_step();
+            }
+            found
         }
     };
-    portal
-        .meters
-        .count(Door::Authzen, found.as_ref().err().map(|refusal: &Refusal| refusal.denial));
+    let denial = found.as_ref().err().map(|refusal: &Refusal| refusal.denial);
+    envelope.decided(Some(&portal.name), denial, decision_id);
+    portal.meters.count(Door::Authzen, denial);
     match found {
         Ok(found) => {
             guard.permitted();

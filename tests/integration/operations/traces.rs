@@ -1,6 +1,10 @@
 //! Traces over OTLP, and the log's level and repetitions, of the built binary.
 
+mod doors;
+mod grpc;
+
 use std::fs::File;
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -41,24 +45,30 @@ impl Collector {
     }
 
     fn spans(&self) -> Vec<Span> {
-        let requests = self.requests.lock().unwrap();
-        let resources = requests.iter().flat_map(|request| &request.resource_spans);
-        let scopes = resources.flat_map(|resource| &resource.scope_spans);
-        scopes.flat_map(|scope| scope.spans.clone()).collect()
+        spans_of(&self.requests.lock().unwrap())
     }
 
-    /// The spans of one trace, once the request's own span arrived: it is the last of them.
     fn trace(&self, trace_id: &str) -> Vec<Span> {
-        once_started("the spans arrive", || {
-            let all = self.spans();
-            let own: Vec<Span> = all
-                .into_iter()
-                .filter(|span| hex::encode(&span.trace_id) == trace_id)
-                .collect();
-            let is_complete = own.iter().any(|span| span.kind == SpanKind::Server as i32);
-            if is_complete { Ok(own) } else { Err(format!("{own:?}")) }
-        })
+        trace_among(trace_id, || self.spans())
     }
+}
+
+fn spans_of(requests: &[ExportTraceServiceRequest]) -> Vec<Span> {
+    let resources = requests.iter().flat_map(|request| &request.resource_spans);
+    let scopes = resources.flat_map(|resource| &resource.scope_spans);
+    scopes.flat_map(|scope| scope.spans.clone()).collect()
+}
+
+/// The spans of one trace, once the request's own span arrived: it is the last of them.
+fn trace_among(trace_id: &str, spans: impl Fn() -> Vec<Span>) -> Vec<Span> {
+    once_started("the spans arrive", || {
+        let own: Vec<Span> = spans()
+            .into_iter()
+            .filter(|span| hex::encode(&span.trace_id) == trace_id)
+            .collect();
+        let is_complete = own.iter().any(|span| span.kind == SpanKind::Server as i32);
+        if is_complete { Ok(own) } else { Err(format!("{own:?}")) }
+    })
 }
 
 fn named<'a>(spans: &'a [Span], name: &str) -> &'a Span {
@@ -78,6 +88,9 @@ struct Traced {
     app: ScriptedServer,
     /// Set, the app closes every connection without an answer.
     is_gone: Arc<AtomicBool>,
+    /// The listener of the app's own queries.
+    decision: SocketAddr,
+    ext_authz: SocketAddr,
     _process: GateProcess,
 }
 
@@ -92,12 +105,15 @@ impl Traced {
         });
         let folder = GateFolder::new(&app.url(), "");
         let path = |name: &str| folder.folder.path().join(name);
+        let decision = free_address();
+        let ext_authz = free_address();
         let control = format!(
-            "listen: {{ control: {{ address: 'unix:{}' }},",
+            "listen: {{ control: {{ address: 'unix:{}' }}, ext_authz: {{ address: '{ext_authz}' }},",
             path("control.sock").display()
         );
         let config = std::fs::read_to_string(path("cedargate.yaml")).unwrap();
         let config = config.replacen("listen: {", &control, 1);
+        let config = config.replacen("decision: null", &format!("decision: {{ address: '{decision}' }}"), 1);
         let config = config.replacen("upstream: {", "upstream: { circuit: { failures: 0 },", 1);
         folder.put("cedargate.yaml", &config);
         let mut command = cedargate(&["serve"]);
@@ -118,6 +134,8 @@ impl Traced {
             folder,
             app,
             is_gone,
+            decision,
+            ext_authz,
             _process: process,
         }
     }
@@ -239,7 +257,7 @@ fn traces_are_off_unless_asked_for_and_a_dead_collector_delays_no_request() {
         &[][..],
         &[(on.0, on.1.as_str()), ("OTEL_SDK_DISABLED", "true")],
         &[(on.0, on.1.as_str()), ("OTEL_TRACES_EXPORTER", "none")],
-        &[(on.0, on.1.as_str()), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
+        &[(on.0, on.1.as_str()), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")],
         &[(on.0, on.1.as_str()), ("OTEL_TRACES_SAMPLER", "always_off")],
     ] {
         let traced = Traced::start(&[environment, &[("OTEL_BSP_SCHEDULE_DELAY", "50")]].concat());
