@@ -53,7 +53,7 @@ def keys(key: Key) -> Iterator[Stub]:
 
 @pytest.fixture
 def verifier(keys: Stub) -> Iterator[Verifier]:
-    made = Verifier(keys.url, issuer=GATE_ISSUER, audience=AUDIENCE, timeout=0.5)
+    made = Verifier(keys.url, issuer=GATE_ISSUER, audience=AUDIENCE, timeout=10)
     yield made
     made.close()
 

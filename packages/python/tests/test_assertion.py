@@ -213,7 +213,7 @@ def test_an_unknown_key_causes_one_read_in_a_while(keys: Stub, closing: Closing)
 
 def test_old_keys_count_for_a_while_when_the_gate_is_silent(keys: Stub, closing: Closing) -> None:
     clock = Clock()
-    cache = closing(_keys.Keys(Endpoint(keys.url, timeout=0.2), clock))
+    cache = closing(_keys.Keys(Endpoint(keys.url, timeout=2), clock))
     assert cache.get("k1") is not None
     keys.answer = keys.hang
     clock.now += _keys.MAX_AGE + 1
