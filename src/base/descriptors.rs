@@ -1,7 +1,7 @@
 //! File descriptors: how many this process may have, and the share that clients may use.
 //!
 //! Clients and their connections to apps must never use up the descriptors that the admin listener, the control socket,
-//! policy files and the session store need: a gate that cannot be asked or braked is worse than one that refuses a client.
+//! policy files and the session store need: a gate that cannot be asked or stopped is worse than one that refuses a client.
 //! So `share` keeps a reserve for each of them, at start, from the limit of the process (`ulimit -n`, raised to its hard
 //! limit).
 //!

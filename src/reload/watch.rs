@@ -1,18 +1,20 @@
 //! Watches the policy tree: wakes the reloader after changes and names the entries that may have changed.
 //!
-//! Watches are set on folders, never on files: an editor that renames a new file into place makes another file. The parents
-//! of the two roots are watched as well, because a root may be replaced as a whole. Three races matter:
+//! Watches are set on folders, never on files: an editor that renames a new file into place makes another file. The
+//! parents of the two roots are watched as well, because a root may be replaced as a whole. Three races matter:
 //!
-//! - Events arrive while a writer still writes. `wait` returns only after `SETTLE` without events, at most `SETTLE_MAX` after
-//!   the first; the reloader then reads twice.
-//! - An event arrives during a reading. The reloader takes the changed entries *before* it reads, so the entry is in the next
-//!   round's set.
-//! - A root is replaced. `renew` compares device, inode and birth of the roots and the watcher's own note that a root was
-//!   touched, because a new folder may get the old one's inode. It sets all watches on a new watcher and drops the old one only
-//!   then; the parents come first, so that a root that appears meanwhile causes an event. All entries then count as changed.
+//! - Events arrive while a writer still writes. `wait` returns only after `SETTLE` without events, at most `SETTLE_MAX`
+//!   after the first; the reloader then reads twice.
+//! - An event arrives during a reading. The reloader takes the changed entries *before* it reads, so the entry is in
+//!   the next round's set.
+//! - A root is replaced. `renew` compares device, inode and birth of the roots and the watcher's own note that a root
+//!   was touched, because a new folder may get the old one's inode. It sets all watches on a new watcher and drops the
+//!   old one only then; the parents come first, so that a root that appears meanwhile causes an event. All entries then
+//!   count as changed.
 //!
-//! An event is only a hint. One that names no entry, an overflow of the kernel's queue and a watch error mean that everything
-//! may have changed. What the kernel does not report is found by polling; without a watcher, polling is all there is.
+//! An event is only a hint. One that names no entry, an overflow of the kernel's queue and a watch error mean that
+//! everything may have changed. What the kernel does not report is found by polling; without a watcher, polling is all
+//! there is.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -34,7 +36,8 @@ const SETTLE: Duration = Duration::from_millis(20);
 const SETTLE_MAX: Duration = Duration::from_millis(100);
 /// Pause between two looks at the shutdown while the reloader waits.
 const STOP_CHECK: Duration = Duration::from_millis(100);
-/// Changed entries remembered between two rounds. More of them count as everything; reading everything costs no more then.
+/// Changed entries remembered between two rounds. More of them count as everything; reading everything costs no more
+/// then.
 const CHANGED_MAX: usize = 1000;
 
 /// The reason why `Watch::wait` returned.
@@ -45,7 +48,8 @@ pub enum Wakeup {
     Stopping,
 }
 
-/// Wakes the reloader. The watcher and reload requests send; the reloader receives. Unbounded, but each waking empties it.
+/// Wakes the reloader. The watcher and reload requests send; the reloader receives. Unbounded, but each waking empties
+/// it.
 pub struct WakeChannel {
     pub sender: Sender<()>,
     pub receiver: Receiver<()>,
@@ -113,8 +117,8 @@ impl ChangedEntries {
     }
 }
 
-/// The entry of a root that holds the path, such as `policies/customer`. `None` for a hidden entry: kubelet's `..data` leads
-/// to everything.
+/// The entry of a root that holds the path, such as `policies/customer`. `None` for a hidden entry: kubelet's `..data`
+/// leads to everything.
 fn entry_of(path: &Path, roots: &[PathBuf]) -> Option<String> {
     let mut named = roots.iter().zip(["policies", "schemas"]);
     let (rest, name) = named.find_map(|(root, name)| Some((path.strip_prefix(root).ok()?, name)))?;
@@ -141,8 +145,8 @@ impl Watch {
 
     /// Sets all watches anew if a root was replaced since the last call.
     ///
-    /// Makes a new watcher and drops the old one after that. Removing and adding watches on one watcher can lose them where a
-    /// folder is reached by two names, as in kubelet's mounts.
+    /// Makes a new watcher and drops the old one after that. Removing and adding watches on one watcher can lose them
+    /// where a folder is reached by two names, as in kubelet's mounts.
     pub fn renew(&mut self, places: Option<&PolicyFolders>) {
         let Some(places) = places else { return };
         let roots = [places.policies.as_path(), places.schemas.as_path()];
@@ -182,7 +186,7 @@ impl Watch {
                 return;
             }
             changed.add(&event, &roots);
-            if event.as_ref().map_or(true, |event| may_be_brake(event, &roots)) {
+            if event.as_ref().map_or(true, |event| may_be_emergency_forbid(event, &roots)) {
                 // fails if a message waits, or after the thread ended
                 let _waits_or_ended = emergency.try_send(()).is_err();
             }
@@ -194,8 +198,8 @@ impl Watch {
         })
     }
 
-    /// Takes the entries that may have changed since the last call. Call it before reading: a change during the reading is
-    /// then in the next set.
+    /// Takes the entries that may have changed since the last call. Call it before reading: a change during the reading
+    /// is then in the next set.
     pub fn take_changed(&self) -> Scope {
         self.changed.take()
     }
@@ -239,10 +243,10 @@ fn absolute_roots(places: &PolicyFolders) -> Vec<PathBuf> {
         .collect()
 }
 
-/// True if the event may be about an emergency forbid: it names a folder `_deny/` or something in it, a portal's folder as a
-/// whole, or nothing exact.
-fn may_be_brake(event: &notify::Event, roots: &[PathBuf]) -> bool {
-    let is_brake = |path: &PathBuf| {
+/// True if the event may be about an emergency forbid: it names a folder `_deny/` or something in it, a portal's folder
+/// as a whole, or nothing exact.
+fn may_be_emergency_forbid(event: &notify::Event, roots: &[PathBuf]) -> bool {
+    let is_emergency_forbid = |path: &PathBuf| {
         let below = roots.iter().find_map(|root| path.strip_prefix(root).ok());
         below.is_some_and(|below| {
             // hidden: kubelet's `..data` leads to everything
@@ -250,11 +254,11 @@ fn may_be_brake(event: &notify::Event, roots: &[PathBuf]) -> bool {
             below.components().count() < 2 || below.iter().any(|name| name.to_str().is_none_or(is_telling))
         })
     };
-    event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(is_brake)
+    event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(is_emergency_forbid)
 }
 
-/// False for reads and for files beside the roots. The reloader's own reading would otherwise wake it again, and a decision
-/// log beside the policies would wake it at every request.
+/// False for reads and for files beside the roots. The reloader's own reading would otherwise wake it again, and a
+/// decision log beside the policies would wake it at every request.
 fn concerns(event: &notify::Event, roots: &[PathBuf]) -> bool {
     let only_read = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,

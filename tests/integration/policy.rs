@@ -1,8 +1,8 @@
 //! Decisions: principals, resources and context, `POST /authorize`, loading and reloading of policies.
 
 mod authorize_endpoint;
-mod brake_delays;
-mod brakes;
+mod emergency_forbids_during_loads;
+mod emergency_forbids;
 mod bundles;
 mod cedar_suite;
 mod decision_log;

@@ -1,7 +1,7 @@
 //! Sessions at a terminal that a page shows: what follows `$ ` is run, and what it prints is what the page shows.
 //!
-//! All `console tested` blocks of a page run in one shell that starts in an empty folder; `> ` continues a command. With
-//! `CEDARGATE_ACCEPT=1` the test writes what the commands print into the page.
+//! All `console tested` blocks of a page run in one shell that starts in an empty folder; `> ` continues a command.
+//! With `CEDARGATE_ACCEPT=1` the test writes what the commands print into the page.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Grafana dashboards: they import into any Grafana, and every query is one that Prometheus parses.
 //!
-//! The rules are those that a shared dashboard needs: no data source, namespace or deployment written into it, a unit and a
-//! description for every panel, no panel over another, rates over the interval that Grafana computes.
+//! The rules are those that a shared dashboard needs: no data source, namespace or deployment written into it, a unit
+//! and a description for every panel, no panel over another, rates over the interval that Grafana computes.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! `cedargate validate --hardening`: a configuration without a finding, and for each rule a change that is found and placed.
+//! `cedargate validate --hardening`: a configuration without a finding, and for each rule a change that is found and
+//! placed.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;

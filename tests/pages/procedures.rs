@@ -1,6 +1,7 @@
 //! Procedures word for word: the shell of a page, run as a newcomer would, against a real gate, Redis and app.
 //!
-//! Only the ports differ from the pages. One shell runs everything, because later pages go on where the first one ended.
+//! Only the ports differ from the pages. One shell runs everything, because later pages go on where the first one
+//! ended.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -69,8 +70,8 @@ fn shell(page: &str) -> Vec<String> {
     blocks(&read(page), "sh")
 }
 
-/// Stands in for `kubectl`: what a page sends into the pod runs beside the gate, and the pod's log is the gate's output and its
-/// records.
+/// Stands in for `kubectl`: what a page sends into the pod runs beside the gate, and the pod's log is the gate's output
+/// and its records.
 const KUBECTL: &str = r#"
 gate_folder=$PWD NAMESPACE=acme POD=orders-0 SELECTOR=app=orders
 kubectl() {
@@ -153,8 +154,8 @@ is "$before" revision
     )
 }
 
-/// The pages for outages: Redis stops and goes on; the provider's keys were stolen, so that all of a portal's callers are revoked
-/// and Alice needs a new token and a new login.
+/// The pages for outages: Redis stops and goes on; the provider's keys were stolen, so that all of a portal's callers
+/// are revoked and Alice needs a new token and a new login.
 fn outages(login: &str) -> String {
     let (redis, provider) = ("docs/runbooks/redis-outage.md", "docs/runbooks/identity-provider-outage.md");
     let [redis_status, revoke_tenant] = commands(redis);
@@ -186,7 +187,8 @@ rm secrets/trial-issuer.pem secrets/alice.password headers
     )
 }
 
-/// Another replica of the tenant's gate, with the same Redis. It has verified both of alice's proofs before the offboarding begins.
+/// Another replica of the tenant's gate, with the same Redis. It has verified both of alice's proofs before the
+/// offboarding begins.
 const SECOND_REPLICA: &str = r#"
 sed 's/127.0.0.1:8900/127.0.0.1:8910/; s/127.0.0.1:8901/127.0.0.1:8911/; s/127.0.0.1:8903/127.0.0.1:8913/
      s/control.sock/second.sock/; s/state_dir: state/state_dir: state-2/; s/decisions.jsonl/second.jsonl/' cedargate.yaml > second.yaml
@@ -238,9 +240,10 @@ fn script() -> String {
     for (n, block) in shell("docs/runbooks/tenant-offboarding.md").into_iter().enumerate() {
         parts.push(block);
         match n {
-            // the brake holds for a token and a session
+            // the emergency forbid holds for a token and a session
             0 => parts.push(format!("{allowed} 403\n{logged_in} 403")),
-            // revoked: nothing of the tenant proves a caller any more, also not one that the gate had verified a moment before
+            // revoked: nothing of the tenant proves a caller any more, also not one that the gate had verified a moment
+            // before
             1 => parts.push(format!(
                 "for proof in \"${{PROOFS[@]}}\"; do\n\
                  for _ in $(seq 50); do test \"$(second \"$proof\")\" = 401 && break || sleep 0.2; done\n\

@@ -1,5 +1,5 @@
-//! An app that refuses, stalls, sends contradicting framing or dies in the middle: the client's answer, and that no request is
-//! sent twice.
+//! An app that refuses, stalls, sends contradicting framing or dies in the middle: the client's answer, and that no
+//! request is sent twice.
 //!
 //! The app is a script of raw bytes, the client reads raw bytes: what hyper would repair on either side is not.
 

@@ -1,4 +1,5 @@
-//! A real browser over TLS and HTTP/2: fetch, server-sent events and a WebSocket that Chromium puts on the same connection.
+//! A real browser over TLS and HTTP/2: fetch, server-sent events and a WebSocket that Chromium puts on the same
+//! connection.
 //!
 //! Chromium comes from `make tools`. The page is the app's own; it says what it saw to the app, on a public path.
 

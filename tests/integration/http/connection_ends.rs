@@ -1,5 +1,5 @@
-//! Ends of client connections: a client that sends no more and waits, a client that is gone, and a client that still sends
-//! what the gate refused to read.
+//! Ends of client connections: a client that sends no more and waits, a client that is gone, and a client that still
+//! sends what the gate refused to read.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

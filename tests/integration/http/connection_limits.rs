@@ -1,5 +1,5 @@
-//! Connection limits: the answer to a connection over the limit, the release of its slot, and what is kept back for other
-//! listeners.
+//! Connection limits: the answer to a connection over the limit, the release of its slot, and what is kept back for
+//! other listeners.
 
 use std::process::{Command, Stdio};
 
@@ -217,7 +217,7 @@ fn clients_that_use_up_the_descriptors_leave_some_for_the_operator_and_the_app()
             "policies/p/_deny/all.cedar",
             "@id(\"stop\") forbid (principal, action, resource);",
         );
-        eventually("the brake is read", || match status(&mut idle[served]) {
+        eventually("the emergency forbid is read", || match status(&mut idle[served]) {
             Some(403) => Ok(()),
             other => Err(format!("{other:?}")),
         });

@@ -117,7 +117,7 @@ fn an_emergency_forbid_closes_preflights_that_the_app_would_answer() {
     let gate = gate("app");
     assert_eq!(preflight(&gate, ORIGIN).status, 200);
     gate.put("policies/customer/_deny/stop.cedar", "forbid(principal, action, resource);");
-    crate::support::eventually("the brake closes the preflight", || {
+    crate::support::eventually("the emergency forbid closes the preflight", || {
         let status = preflight(&gate, ORIGIN).status;
         if status == 403 { Ok(()) } else { Err(status.to_string()) }
     });

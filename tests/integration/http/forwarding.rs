@@ -1,4 +1,5 @@
-//! Forwarding in both directions: identity headers, addresses, paths, bodies and framing, and the headers that the gate removes.
+//! Forwarding in both directions: identity headers, addresses, paths, bodies and framing, and the headers that the gate
+//! removes.
 //!
 //! Written from outside: a client that spoofs, smuggles, stalls and pipelines, and an app that is down, slow or dies.
 

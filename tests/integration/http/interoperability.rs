@@ -1,4 +1,5 @@
-//! Real software on both sides of the gate: gRPC and WebSocket libraries, curl, Chromium, h2spec, and very large bodies.
+//! Real software on both sides of the gate: gRPC and WebSocket libraries, curl, Chromium, h2spec, and very large
+//! bodies.
 //!
 //! `make tools` installs the tools; a test fails with a message if its tool is missing. Scripts are in `tests/tools`.
 

@@ -1,5 +1,5 @@
-//! Many connections that end badly: refused uploads that linger, and clients that closed their sending side and wait. Memory and
-//! descriptors are bounded and come back, and other clients are served meanwhile.
+//! Many connections that end badly: refused uploads that linger, and clients that closed their sending side and wait.
+//! Memory and descriptors are bounded and come back, and other clients are served meanwhile.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -1,6 +1,7 @@
 //! Kept-alive connections to the app that end just as a request arrives: which requests go once more, and which never.
 //!
-//! The app answers the first request of a connection and keeps it open. Its script says what it does with the second one.
+//! The app answers the first request of a connection and keeps it open. Its script says what it does with the second
+//! one.
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};

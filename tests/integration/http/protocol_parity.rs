@@ -1,5 +1,5 @@
-//! The same tables over HTTP/1.1, HTTP/2 and the upgrades of both, and requests that only HTTP/2 can express. The gate decides
-//! alike over each protocol.
+//! The same tables over HTTP/1.1, HTTP/2 and the upgrades of both, and requests that only HTTP/2 can express. The gate
+//! decides alike over each protocol.
 //!
 //! Requests are written by hand on both sides of the comparison, so no library tidies up what an attacker would send.
 

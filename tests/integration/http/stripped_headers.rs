@@ -1,4 +1,5 @@
-//! Headers that apps believe without a proof never come from a client: the lists of frameworks and peers, in any spelling.
+//! Headers that apps believe without a proof never come from a client: the lists of frameworks and peers, in any
+//! spelling.
 //!
 //! The lists are those of each software's own documentation, apart from the gate's, so that a gap in the gate's shows.
 

@@ -1,5 +1,5 @@
-//! The contract of `POST /authorize` and `/authorize/batch`: principal, action, resource and context, and each refusal with its
-//! place in the body.
+//! The contract of `POST /authorize` and `/authorize/batch`: principal, action, resource and context, and each refusal
+//! with its place in the body.
 
 use std::io::{Read, Write};
 

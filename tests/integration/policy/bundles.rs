@@ -270,7 +270,7 @@ fn a_kept_bundle_is_verified_again_when_it_is_read() {
 }
 
 #[test]
-fn a_broken_portal_keeps_its_last_good_revision_and_brakes_join_it() {
+fn a_broken_portal_keeps_its_last_good_revision_and_emergency_forbids_join_it() {
     let (mut server, publisher) = (FileServer::start(), Publisher::new());
     let served = server.file("b.tar.gz");
     publisher.put("schemas/q.cedarschema", OPEN_SCHEMA);

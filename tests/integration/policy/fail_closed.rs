@@ -61,29 +61,29 @@ fn an_emergency_forbid_closes_public_paths_too() {
         .file("policies/p/portal.yaml", "public: [\"GET /portal/p/open/**\"]")
         .start();
     assert_eq!(gate.send("GET", "/portal/p/open/x", &[]).status, 200);
-    for brake in [
+    for forbid in [
         "forbid(principal, action, resource);",
         "forbid(principal, action == Action::\"GET\", resource in Path::\"/portal/p/open\");",
         "forbid(principal is User, action, resource in Portal::\"p\") when { context has tenant };",
     ] {
-        gate.put("policies/p/_deny/stop.cedar", brake);
-        eventually("the brake closes the public path", || {
+        gate.put("policies/p/_deny/stop.cedar", forbid);
+        eventually("the emergency forbid closes the public path", || {
             let answer = gate.send("GET", "/portal/p/open/x", &[]);
             if answer.status == 403 && answer.code() == "forbidden" {
                 Ok(())
             } else {
-                Err(format!("{brake}: {}", answer.status))
+                Err(format!("{forbid}: {}", answer.status))
             }
         });
         std::fs::remove_file(gate.path("policies/p/_deny/stop.cedar")).unwrap();
-        eventually("the brake is released", || {
+        eventually("the emergency forbid is lifted", || {
             let status = gate.send("GET", "/portal/p/open/x", &[]).status;
             if status == 200 { Ok(()) } else { Err(status.to_string()) }
         });
     }
     let elsewhere = "forbid(principal == User::\"mallory\", action, resource); forbid(principal, action, resource in Path::\"/portal/p/other\");";
     gate.put("policies/p/_deny/stop.cedar", elsewhere);
-    eventually("the other brake joins", || {
+    eventually("the other emergency forbid joins", || {
         if gate.status().to_string().contains("\"policies\": 3") || gate.status()["portals"][0]["policies"] == 3 {
             Ok(())
         } else {
@@ -98,7 +98,7 @@ fn a_candidate_that_an_emergency_forbid_does_not_fit_is_rejected() {
     let gate = Setup::portal(SCHEMA, OPEN).start();
     let token = gate.issuer.token("alice", &[]);
     gate.put("policies/p/_deny/stop.cedar", "forbid(principal, action, resource is Path);");
-    eventually("the brake holds", || {
+    eventually("the emergency forbid holds", || {
         let status = gate.get("/portal/p/x", &token).status;
         if status == 403 { Ok(()) } else { Err(status.to_string()) }
     });

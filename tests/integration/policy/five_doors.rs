@@ -1,11 +1,10 @@
-//! One decision behind every door: the rows of `tests/corpus/decisions/cases.json` are decided by the proxy, by
-//! `POST /authorize`, by the doors of proxies over HTTP and gRPC, by the re-check of a live connection, by a decision test and by
-//! `cedargate authorize`. The records of the
-//! first two are decided again by `cedargate replay`.
+//! One decision behind every door: the rows of `tests/corpus/decisions/cases.json` are decided by the proxy, by `POST
+//! /authorize`, by the doors of proxies over HTTP and gRPC, by the re-check of a live connection, by a decision test
+//! and by `cedargate authorize`. The records of the first two are decided again by `cedargate replay`.
 //!
-//! Each door must give the decision and the reason of the row. A row names its doors only if some door cannot express it.
-//! The policy tree stands beside the rows; a row that names no host, scheme or address means `localhost`, `https` and
-//! `127.0.0.1`, which are the defaults of a decision test.
+//! Each door must give the decision and the reason of the row. A row names its doors only if some door cannot express
+//! it. The policy tree stands beside the rows; a row that names no host, scheme or address means `localhost`, `https`
+//! and `127.0.0.1`, which are the defaults of a decision test.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -224,7 +223,8 @@ fn the_proxy_decides_as_the_table_says() {
     assert_replayed(&gate, rows_of(Door::Proxy).len());
 }
 
-/// Another proxy asks. It forwards the client's own spelling, so a path in another spelling than the canonical one is refused.
+/// Another proxy asks. It forwards the client's own spelling, so a path in another spelling than the canonical one is
+/// refused.
 #[test]
 fn the_doors_of_proxies_decide_as_the_table_says() {
     let gate = setup().start();
@@ -411,8 +411,8 @@ fn cut_reasons(gate: &Gate) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Every stream is opened under a permissive revision, which then is replaced by the tree under test. Paths below `members`
-/// and `public` are public in the permissive revision, so that rows without a token get in there.
+/// Every stream is opened under a permissive revision, which then is replaced by the tree under test. Paths below
+/// `members` and `public` are public in the permissive revision, so that rows without a token get in there.
 #[test]
 fn the_recheck_of_live_connections_decides_as_the_table_says() {
     let app = streaming_app();
@@ -479,8 +479,8 @@ fn folder() -> GateFolder {
     folder
 }
 
-/// The recorded decisions are the same when they are decided again from their records; only checks before the policies are not
-/// repeated.
+/// The recorded decisions are the same when they are decided again from their records; only checks before the policies
+/// are not repeated.
 #[track_caller]
 fn assert_replayed(gate: &Gate, decisions: usize) {
     gate.records(decisions);

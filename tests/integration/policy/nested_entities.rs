@@ -1,4 +1,5 @@
-//! Entities inside entities: neither a question nor a portal's file may nest them so deeply that the gate runs out of memory.
+//! Entities inside entities: neither a question nor a portal's file may nest them so deeply that the gate runs out of
+//! memory.
 
 use crate::support::{Setup, eventually};
 

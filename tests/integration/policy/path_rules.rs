@@ -22,13 +22,13 @@ const POLICIES: &str = r#"
     @id("order") forbid(principal, action == Action::"viewOrder", resource == Order::"a7");
 "#;
 const ROUTES: &str = "public: [ 'GET /portal/p/Open/**' ]\nroutes:\n  - { route: 'GET /portal/p/Orders/{order}', action: viewOrder, resource: { type: Order, id: '{order}' } }\n";
-const BRAKE: &str = r#"@id("shut") forbid(principal, action, resource in Path::"/portal/p/open/shut");"#;
+const FORBID: &str = r#"@id("shut") forbid(principal, action, resource in Path::"/portal/p/open/shut");"#;
 
 fn setup(paths: &str) -> Setup {
-    let brake = if paths.contains("ignored") { BRAKE } else { "" };
+    let forbid = if paths.contains("ignored") { FORBID } else { "" };
     Setup::portal(SCHEMA, POLICIES)
         .file("policies/p/portal.yaml", &format!("{ROUTES}{paths}\n"))
-        .file("policies/p/_deny/brake.cedar", brake)
+        .file("policies/p/_deny/shut.cedar", forbid)
 }
 
 /// The status over each HTTP version; the app sees the path as it was sent.
@@ -252,10 +252,10 @@ fn a_forbid_holds_for_every_reading_of_an_opaque_path() {
         assert_eq!(asked(&gate, path)["reason"], "forbidden", "{path}");
     }
     gate.put(
-        "policies/p/_deny/brake.cedar",
+        "policies/p/_deny/shut.cedar",
         r#"forbid(principal, action, resource in Path::"/portal/p/Open/shut");"#,
     );
-    eventually("the brake holds", || {
+    eventually("the emergency forbid holds", || {
         match gate.send("GET", "/portal/p/Open/shut", &[]).status {
             403 => Ok(()),
             other => Err(other.to_string()),

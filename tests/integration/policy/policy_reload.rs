@@ -541,10 +541,10 @@ fn the_last_good_revision_survives_a_restart_into_a_broken_tree() {
     broken.put("policies/p/_deny/stop.cedar", &forbid("x"));
     serves(&broken, "p", "_deny/stop/x");
     broken.stop();
-    let braked = setup().file(MAIN, "permit (").file("policies/p/_deny/stop.cedar", "forbid (");
-    let braked = braked.config(&config).start();
-    serves(&braked, "p", "_deny/stop/x");
-    braked.stop();
+    let stopped = setup().file(MAIN, "permit (").file("policies/p/_deny/stop.cedar", "forbid (");
+    let stopped = stopped.config(&config).start();
+    serves(&stopped, "p", "_deny/stop/x");
+    stopped.stop();
     std::fs::write(state.path().join("p.json"), "{\"format\":1,").unwrap();
     let corrupt = setup().config(&config).start();
     serves(&corrupt, "p", "v0");
@@ -692,7 +692,8 @@ impl KeepAlive {
     }
 }
 
-/// Sends requests for `path` over four keep-alive connections while `edits` runs; returns the problems and the number of 200s.
+/// Sends requests for `path` over four keep-alive connections while `edits` runs; returns the problems and the number
+/// of 200s.
 fn under_load(gate: &Gate, path: &str, token: &str, edits: impl FnOnce()) -> (BTreeSet<String>, usize) {
     let proxy = gate.proxy;
     let (stop, served, bad) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(BTreeSet::new()));

@@ -136,7 +136,7 @@ fn a_byte_order_mark_in_any_file_is_ignored_and_utf_16_is_named() {
     let token = gate.issuer.token("alice", &[]);
     assert_eq!(gate.get("/portal/p/x", &token).status, 200);
     gate.put("policies/p/_deny/stop.cedar", &marked("forbid(principal, action, resource);"));
-    eventually("the brake with a mark holds", || {
+    eventually("the emergency forbid with a mark holds", || {
         let status = gate.get("/portal/p/x", &token).status;
         if status == 403 { Ok(()) } else { Err(status.to_string()) }
     });
@@ -156,7 +156,7 @@ fn a_byte_order_mark_in_any_file_is_ignored_and_utf_16_is_named() {
 }
 
 #[test]
-fn a_file_that_is_not_read_is_named_and_one_that_looks_like_a_brake_rejects() {
+fn a_file_that_is_not_read_is_named_and_one_that_looks_like_an_emergency_forbid_rejects() {
     let gate = Setup::portal(SCHEMA, OPEN).start();
     let token = gate.issuer.token("alice", &[]);
     for name in [
@@ -196,7 +196,7 @@ fn a_file_that_is_not_read_is_named_and_one_that_looks_like_a_brake_rejects() {
     });
     gate.put("policies/p/_deny/lock.CEDAR", "forbid(principal, action, resource);");
     gate.put("policies/p/_deny/stop.cedar", "forbid(principal, action, resource);");
-    eventually("a brake joins beside it", || {
+    eventually("an emergency forbid joins beside it", || {
         let status = gate.get("/portal/p/x", &token).status;
         if status == 403 { Ok(()) } else { Err(status.to_string()) }
     });

@@ -1,7 +1,8 @@
-//! Callers across revisions: an edit costs no caller a signature check, and no fact of a caller outlives the revision that made
-//! it.
+//! Callers across revisions: an edit costs no caller a signature check, and no fact of a caller outlives the revision
+//! that made it.
 //!
-//! The law: after each edit, a token that the gate has seen before is answered as one with the same claims that it never saw.
+//! The law: after each edit, a token that the gate has seen before is answered as one with the same claims that it
+//! never saw.
 
 use std::collections::BTreeMap;
 
@@ -230,12 +231,12 @@ fn an_assertion_is_signed_anew_once_the_revision_would_say_something_else() {
 }
 
 #[test]
-fn a_brake_and_an_edit_stop_a_remembered_caller_at_once() {
+fn an_emergency_forbid_and_an_edit_stop_a_remembered_caller_at_once() {
     let gate = gate();
     let token = gate.issuer.sign(&alice());
     assert_eq!(gate.get(PAGE, &token).status, 200);
-    let brake = "@id(\"stop\") forbid (principal == User::\"alice\", action, resource);";
-    edit(&gate, &[("policies/p/_deny/stop.cedar", brake)]);
+    let forbid = "@id(\"stop\") forbid (principal == User::\"alice\", action, resource);";
+    edit(&gate, &[("policies/p/_deny/stop.cedar", forbid)]);
     assert_eq!(gate.get(PAGE, &token).code(), "forbidden");
     let before = gate.revision("p");
     std::fs::remove_file(gate.path("policies/p/_deny/stop.cedar")).unwrap();

@@ -14,8 +14,8 @@ use crate::support::{Gate, OPEN_POLICY, RawConnection, ScriptedServer, claims, e
 const CLOSED_WITHIN: Duration = Duration::from_secs(3);
 const TICK: &str = "2\r\n.\n\r\n";
 
-/// Streams without end: `/tick` sends chunks all the time, `/quiet` sends none after its first, `/echo` is a tunnel, and
-/// `/late` sends its head when the test releases it.
+/// Streams without end: `/tick` sends chunks all the time, `/quiet` sends none after its first, `/echo` is a tunnel,
+/// and `/late` sends its head when the test releases it.
 fn app(late: &Arc<AtomicBool>) -> ScriptedServer {
     let late = Arc::clone(late);
     ScriptedServer::start(move |head, wire| {

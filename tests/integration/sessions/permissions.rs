@@ -341,24 +341,24 @@ fn a_stream_tells_of_edits_revocations_and_the_end_of_the_credential() {
         gate.revision("p").filter(|now| *now != revision).ok_or(String::new())
     });
     stream.until(&format!("{{\"revision\":\"{edited}\"}}"));
-    // a brake
+    // an emergency forbid
     gate.put(
         "policies/p/_deny/stop.cedar",
         "forbid (principal, action == Action::\"viewOrder\", resource);",
     );
-    let braked = eventually("the brake is in force", || {
+    let stopped = eventually("the emergency forbid is in force", || {
         gate.revision("p").filter(|now| *now != edited).ok_or(String::new())
     });
-    stream.until(&format!("{{\"revision\":\"{braked}\"}}"));
+    stream.until(&format!("{{\"revision\":\"{stopped}\"}}"));
     // a client that comes back
     let mut old = Stream::open(
         &gate,
         &[("authorization", &format!("Bearer {token}")), ("last-event-id", &revision)],
     );
-    old.until(&format!("{{\"revision\":\"{braked}\"}}"));
+    old.until(&format!("{{\"revision\":\"{stopped}\"}}"));
     let mut current = Stream::open(
         &gate,
-        &[("authorization", &format!("Bearer {token}")), ("last-event-id", &braked)],
+        &[("authorization", &format!("Bearer {token}")), ("last-event-id", &stopped)],
     );
     current.until("retry: 3000");
     assert!(!current.read.contains("event:"));

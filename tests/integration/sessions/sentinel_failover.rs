@@ -1,4 +1,5 @@
-//! Sessions under Sentinel: a session that was ended on the agreed master is ended, whichever server a gate still reaches.
+//! Sessions under Sentinel: a session that was ended on the agreed master is ended, whichever server a gate still
+//! reaches.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,8 @@ fn wait_for_status(what: &str, gate: &Gate, cookie: &str, wanted: u16) {
     });
 }
 
-/// Asserts, until `long` after the end of a session, that the gate answers no 200 to its cookie once it must know the end.
+/// Asserts, until `long` after the end of a session, that the gate answers no 200 to its cookie once it must know the
+/// end.
 fn assert_never_served(gate: &Gate, cookie: &str, ended: Instant, long: Duration) {
     while ended.elapsed() < long {
         let asked = ended.elapsed();

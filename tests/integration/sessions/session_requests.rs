@@ -1,4 +1,5 @@
-//! Requests with a session cookie: precedence of credentials, redirects to the login, and cookies that the app never gets.
+//! Requests with a session cookie: precedence of credentials, redirects to the login, and cookies that the app never
+//! gets.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -1,8 +1,8 @@
 //! Redis and the provider fail at random under load: no session ends by itself, and no revoked session is served.
 //!
 //! Two gates on one Redis that keeps what it confirmed, users whose tokens must be renewed all the time, logouts in
-//! between. While processes are stopped and killed and connections cut, a session without a logout is answered 200 or 503,
-//! and one whose logout was confirmed is never answered 200 after `staleness_max`.
+//! between. While processes are stopped and killed and connections cut, a session without a logout is answered 200 or
+//! 503, and one whose logout was confirmed is never answered 200 after `staleness_max`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,7 +40,8 @@ struct Tally {
     wrong: Mutex<Vec<String>>,
 }
 
-/// `CEDARGATE_CHAOS_SECONDS`: the time of the run. The default shows that the test works; a search for faults takes longer.
+/// `CEDARGATE_CHAOS_SECONDS`: the time of the run. The default shows that the test works; a search for faults takes
+/// longer.
 fn duration() -> Duration {
     let seconds = std::env::var("CEDARGATE_CHAOS_SECONDS").ok().and_then(|s| s.parse().ok());
     Duration::from_secs(seconds.unwrap_or(15))

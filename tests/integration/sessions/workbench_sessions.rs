@@ -54,7 +54,8 @@ fn chromium_lists_and_revokes_sessions_and_the_record_names_the_user() {
     let event = auth_event(&gate, "the revocation is recorded", |event| event["event"] == "revocation");
     let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(folder.path()).unwrap());
     assert_eq!((&event["reason"], &event["operator"]), (&json!("operator"), &json!(own)));
-    // everything of a subject, through the form; a name that the gate does not know as a portal is refused with the gate's words
+    // everything of a subject, through the form; a name that the gate does not know as a portal is refused with the
+    // gate's words
     page(&mut browser, "#/sessions?portal=customer", "Sessions");
     holds(&mut browser, &says("there is no portal `customer`"));
     page(&mut browser, "#/sessions?subject=bob", "Sessions");

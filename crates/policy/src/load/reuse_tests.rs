@@ -265,7 +265,7 @@ fn another_portals_edit_changes_nothing_here() {
 }
 
 #[test]
-fn a_brake_that_comes_and_goes_costs_no_policy_its_reading() {
+fn an_emergency_forbid_that_comes_and_goes_costs_no_policy_its_reading() {
     let files = |emergency_forbid: Option<&str>| {
         let own = rule("one");
         let emergency_forbid = emergency_forbid.map(|text| ("policies/a/_deny/stop.cedar", text));

@@ -14,7 +14,8 @@ const OWN_FILES: [&str; 4] = ["portal.yaml", "links.json", "entities.json", INVA
 const INVARIANTS: &str = "invariants.yaml";
 /// The folders of a portal.
 const OWN_FOLDERS: [&str; 3] = ["tests", "_deny", "candidate"];
-/// The file of `tests/` whose principals and entities every test of the portal, or below `_shared` of every portal, can use.
+/// The file of `tests/` whose principals and entities every test of the portal, or below `_shared` of every portal, can
+/// use.
 pub const FIXTURES: &str = "fixtures.yaml";
 /// The endings of decision tests.
 const TEST_ENDINGS: [&str; 3] = [".yaml", ".yml", ".json"];
@@ -36,7 +37,7 @@ pub enum Severity {
 }
 
 /// What an unread file is, before it is a problem.
-struct Found {
+struct FoundFile {
     severity: Severity,
     message: String,
     help: String,
@@ -63,7 +64,7 @@ impl Unread {
             }
             _ => return None,
         };
-        let Found { severity, message, help } = found?;
+        let FoundFile { severity, message, help } = found?;
         Some(Self {
             problem: Problem::new(name, message).with_help(help),
             owner,
@@ -87,16 +88,16 @@ impl Unread {
     }
 }
 
-fn mistake(message: impl Into<String>, help: impl Into<String>) -> Option<Found> {
-    Some(Found {
+fn mistake(message: impl Into<String>, help: impl Into<String>) -> Option<FoundFile> {
+    Some(FoundFile {
         severity: Severity::Mistake,
         message: format!("is not read: {}", message.into()),
         help: help.into(),
     })
 }
 
-fn stray(help: &str) -> Option<Found> {
-    Some(Found {
+fn stray(help: &str) -> Option<FoundFile> {
+    Some(FoundFile {
         severity: Severity::Stray,
         message: "is not read".to_owned(),
         help: help.to_owned(),
@@ -104,7 +105,7 @@ fn stray(help: &str) -> Option<Found> {
 }
 
 /// A file beside the portals' folders.
-fn in_root(file: &str) -> Option<Found> {
+fn in_root(file: &str) -> Option<FoundFile> {
     if looks_like_policy(file) || OWN_FILES.contains(&file) {
         return mistake(
             "it is in no portal's folder",
@@ -114,7 +115,7 @@ fn in_root(file: &str) -> Option<Found> {
     stray("move it out of policies/")
 }
 
-fn in_shared(rest: &[&str]) -> Option<Found> {
+fn in_shared(rest: &[&str]) -> Option<FoundFile> {
     let (file, _) = rest.split_last()?;
     if file.ends_with(".cedar") || rest == [INVARIANTS] {
         return None;
@@ -133,7 +134,7 @@ fn in_shared(rest: &[&str]) -> Option<Found> {
 }
 
 /// A file below a folder that cannot be a portal.
-fn in_no_portal(folder: &str, file: &str) -> Option<Found> {
+fn in_no_portal(folder: &str, file: &str) -> Option<FoundFile> {
     if looks_like_policy(file) || OWN_FILES.contains(&file) {
         return mistake(
             format!("`{folder}` is no portal"),
@@ -143,7 +144,7 @@ fn in_no_portal(folder: &str, file: &str) -> Option<Found> {
     stray("move it out of policies/")
 }
 
-fn in_portal(rest: &[&str]) -> Option<Found> {
+fn in_portal(rest: &[&str]) -> Option<FoundFile> {
     let (file, folders) = rest.split_last()?;
     let lower = file.to_lowercase();
     match folders.first().copied() {
@@ -177,7 +178,7 @@ fn in_portal(rest: &[&str]) -> Option<Found> {
     }
 }
 
-fn in_schemas(rest: &[&str]) -> Option<Found> {
+fn in_schemas(rest: &[&str]) -> Option<FoundFile> {
     match rest {
         [file] => {
             let (stem, ending) = file.split_once('.').unwrap_or((file, ""));
@@ -198,7 +199,8 @@ fn in_schemas(rest: &[&str]) -> Option<Found> {
     }
 }
 
-/// True for `x.cedar` and `x.cedarschema` in any case, with or without one more ending that texts have, and for a misspelt ending.
+/// True for `x.cedar` and `x.cedarschema` in any case, with or without one more ending that texts have, and for a
+/// misspelt ending.
 fn looks_like_policy(file: &str) -> bool {
     let lower = file.to_lowercase();
     let mut endings = lower.split('.').skip(1);
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_looks_like_a_policy_a_brake_or_a_schema_is_a_mistake_of_its_portal() {
+    fn whatever_looks_like_a_policy_an_emergency_forbid_or_a_schema_is_a_mistake_of_its_portal() {
         for (name, owner) in [
             ("policies/shop/_deny/lock.CEDAR", Some("shop")),
             ("policies/shop/_deny/lock", Some("shop")),

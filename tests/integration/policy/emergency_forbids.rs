@@ -1,4 +1,4 @@
-//! Emergency forbids against a running gate: the brake always works, and at once.
+//! Emergency forbids against a running gate: they always work, and at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,14 +16,14 @@ action viewPage in [read] appliesTo { principal: [User], resource: [Page], conte
 ";
 const OPEN: &str = "@id(\"open\") permit(principal, action, resource);";
 const STOP: &str = "policies/p/_deny/stop.cedar";
-/// From the moment a brake is written to the first request that it refuses.
-const BRAKE_MAX: Duration = Duration::from_secs(1);
+/// From the moment an emergency forbid is written to the first request that it refuses.
+const EFFECT_MAX: Duration = Duration::from_secs(1);
 
-/// The time until a request gets this status. The reloader, which releases brakes, runs at a low priority: on a busy machine that
-/// takes long.
+/// The time until a request gets this status. The reloader, which lifts emergency forbids, runs at a low priority: on a
+/// busy machine that takes long.
 fn time_to(gate: &Gate, token: &str, status: u16) -> Duration {
     let started = Instant::now();
-    once_started("the brake changes", || {
+    once_started("the emergency forbid takes effect", || {
         let found = gate.get("/portal/p/x", token).status;
         if found == status { Ok(()) } else { Err(found.to_string()) }
     });
@@ -51,7 +51,7 @@ fn write_until(stopped: &AtomicBool, path: &std::path::Path, statement: &str) {
 }
 
 #[test]
-fn a_brake_holds_within_a_second_while_other_files_are_written_all_the_time() {
+fn an_emergency_forbid_holds_within_a_second_while_other_files_are_written_all_the_time() {
     for noise in [
         "policies/p/_deny/noise.cedar",
         "policies/p/noise.cedar",
@@ -82,7 +82,7 @@ fn a_brake_holds_within_a_second_while_other_files_are_written_all_the_time() {
             // the machine may be busy; the rule itself shows in the fastest
             times.into_iter().min().unwrap()
         });
-        assert!(fastest < BRAKE_MAX, "{noise}: {fastest:?}");
+        assert!(fastest < EFFECT_MAX, "{noise}: {fastest:?}");
         gate.stop();
     }
 }
@@ -139,10 +139,10 @@ const ROUTE: &str =
     "routes: [{ route: \"GET /portal/p/open/{page}\", action: viewPage, resource: { type: Page, id: \"{page}\" } }]";
 
 #[test]
-fn a_brake_closes_a_public_path_by_every_name_that_reaches_it() {
+fn an_emergency_forbid_closes_a_public_path_by_every_name_that_reaches_it() {
     let gate = with_public(OPEN, ROUTE).start();
     assert_eq!(gate.send("GET", "/portal/p/open/x", &[]).status, 200);
-    for brake in [
+    for forbid in [
         "forbid(principal, action, resource in Group::\"g\");",
         "forbid(principal, action, resource in Group::\"above\");",
         "forbid(principal, action, resource in Group::\"pages\");",
@@ -154,9 +154,9 @@ fn a_brake_closes_a_public_path_by_every_name_that_reaches_it() {
         "forbid(principal is User, action == Action::\"GET\", resource in Path::\"/portal/p/open\");",
         "forbid(principal, action, resource) when { context has source_ip && context.source_ip.isInRange(ip(\"10.0.0.0/8\")) };",
     ] {
-        gate.put(STOP, brake);
+        gate.put(STOP, forbid);
         for (method, path) in [("GET", "/portal/p/open/x"), ("HEAD", "/portal/p/open/x")] {
-            eventually(brake, || {
+            eventually(forbid, || {
                 let status = gate.send(method, path, &[]).status;
                 if status == 403 {
                     Ok(())
@@ -166,7 +166,7 @@ fn a_brake_closes_a_public_path_by_every_name_that_reaches_it() {
             });
         }
         std::fs::remove_file(gate.path(STOP)).unwrap();
-        eventually("the brake is released", || {
+        eventually("the emergency forbid is lifted", || {
             let status = gate.send("GET", "/portal/p/open/x", &[]).status;
             if status == 200 { Ok(()) } else { Err(status.to_string()) }
         });

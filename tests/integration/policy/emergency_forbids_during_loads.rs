@@ -1,4 +1,4 @@
-//! Emergency forbids while a load takes long: the owner of one portal must not delay another portal's brake.
+//! Emergency forbids while a load takes long: the owner of one portal must not delay another portal's emergency forbid.
 
 use std::fmt::Write as _;
 
@@ -49,7 +49,7 @@ fn wait_for(gate: &Gate, token: &str, path: &str, wanted: u16) {
 }
 
 #[test]
-fn a_brake_holds_while_another_portal_is_still_loading_and_can_be_released_again() {
+fn an_emergency_forbid_holds_while_another_portal_is_still_loading_and_can_be_released_again() {
     let gate = start();
     let token = gate.issuer.token("alice", &[]);
     begin_slow_load(&gate);
@@ -73,7 +73,7 @@ fn a_brake_holds_while_another_portal_is_still_loading_and_can_be_released_again
 }
 
 #[test]
-fn a_brake_that_comes_during_a_load_of_its_own_portal_holds_before_and_after_it() {
+fn an_emergency_forbid_that_comes_during_a_load_of_its_own_portal_holds_before_and_after_it() {
     let gate = start();
     let token = gate.issuer.token("alice", &[]);
     begin_slow_load(&gate);
@@ -84,7 +84,11 @@ fn a_brake_that_comes_during_a_load_of_its_own_portal_holds_before_and_after_it(
     wait_for(&gate, &token, "/portal/slow/x", 403);
     assert_eq!(status(&gate, &token, "/portal/slow/last"), 200, "the portal is still loading");
     once_started("the load ends", || {
-        assert_eq!(status(&gate, &token, "/portal/slow/x"), 403, "the load released the brake");
+        assert_eq!(
+            status(&gate, &token, "/portal/slow/x"),
+            403,
+            "the load lifted the emergency forbid"
+        );
         match status(&gate, &token, "/portal/slow/last") {
             403 => Ok(()),
             found => Err(found.to_string()),
