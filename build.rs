@@ -1,5 +1,5 @@
-//! Lists the built pages of the example portals, so that `cedargate demo` carries them. Without the folder the list is empty,
-//! and the demo serves no pages.
+//! Lists the built pages of the example portals, so that `cedargate demo` carries them. Without the folder the list is
+//! empty, and the demo serves no pages.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

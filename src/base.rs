@@ -1,5 +1,5 @@
-//! Foundations that every module may use: clock, digest, reader of small files, file descriptors, client of the gate's own
-//! requests, shutdown, metrics, the gate's own log, text for terminals.
+//! Foundations that every module may use: clock, digest, reader of small files, file descriptors, client of the gate's
+//! own requests, shutdown, metrics, the gate's own log, text for terminals.
 //!
 //! No file in here imports a step of the path or takes part in a decision.
 

@@ -1,12 +1,13 @@
 //! Bundles: the policy tree as one signed file.
 //!
-//! A bundle is a gzip-compressed tar archive: the manifest, its signatures, then every file of the tree in the order of the
-//! manifest (docs/bundles.md). This module reads and writes that format; it does no I/O and knows no configuration.
+//! A bundle is a gzip-compressed tar archive: the manifest, its signatures, then every file of the tree in the order of
+//! the manifest (docs/bundles.md). This module reads and writes that format; it does no I/O and knows no configuration.
 //!
-//! SECURITY: a bundle comes over a network from a server that may be hostile. Reading happens in this order: bound the sizes,
-//! take the manifest as bytes, verify a signature over these bytes, and only then parse the manifest. Every later member must
-//! be the manifest's next file, with its name, size and hash, so no name of the archive ever becomes a path. Nothing is
-//! unpacked to a disk: the files become a `Tree` in memory, which passes through the same loading as folders.
+//! SECURITY: a bundle comes over a network from a server that may be hostile. Reading happens in this order: bound the
+//! sizes, take the manifest as bytes, verify a signature over these bytes, and only then parse the manifest. Every
+//! later member must be the manifest's next file, with its name, size and hash, so no name of the archive ever becomes
+//! a path. Nothing is unpacked to a disk: the files become a `Tree` in memory, which passes through the same loading as
+//! folders.
 
 mod archive;
 mod keys;

@@ -1,7 +1,7 @@
 //! The command line: one file per command; each calls the library and prints through `report`.
 //!
-//! Exit codes: 0 ok or allow, 1 failure, 2 deny (`authorize`, `explain`), 3 validation errors, 4 failed tests, 64 usage or bad
-//! configuration. Reports go to stdout, messages to stderr.
+//! Exit codes: 0 ok or allow, 1 failure, 2 deny (`authorize`, `explain`), 3 validation errors, 4 failed tests, 64 usage
+//! or bad configuration. Reports go to stdout, messages to stderr.
 
 mod audit;
 mod authorize;
@@ -196,7 +196,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// `--json` is an error: the formats of reports are values of `--format`. The error says so, if the command has that format.
+/// `--json` is an error: the formats of reports are values of `--format`. The error says so, if the command has that
+/// format.
 fn suggest_format(error: &mut clap::Error, arguments: &mut dyn Iterator<Item = String>) {
     let named = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(named)) => named.strip_prefix("--").map(str::to_owned),

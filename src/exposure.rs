@@ -1,8 +1,9 @@
 //! Looks whether the app can be reached around the gate.
 //!
-//! An app behind the gate belongs on loopback. If it also accepts connections at an address of the machine (in a pod: the
-//! pod's address), other pods reach it without a decision. This file tries to connect there, as they would, and tells the
-//! operator: a warning, a gauge, `/status`. It never sends a byte, and it changes nothing about how the gate serves.
+//! An app behind the gate belongs on loopback. If it also accepts connections at an address of the machine (in a pod:
+//! the pod's address), other pods reach it without a decision. This file tries to connect there, as they would, and
+//! tells the operator: a warning, a gauge, `/status`. It never sends a byte, and it changes nothing about how the gate
+//! serves.
 //!
 //! Runs on the `operations` thread, apart from requests.
 
@@ -62,7 +63,8 @@ enum LocalHost {
 }
 
 impl Exposure {
-    /// Addresses at which the app answers around the gate, in order; empty if there are none, or if nothing was looked at.
+    /// Addresses at which the app answers around the gate, in order; empty if there are none, or if nothing was looked
+    /// at.
     pub fn addresses(&self) -> Vec<String> {
         self.0.lock().iter().map(ToString::to_string).collect()
     }
@@ -191,8 +193,8 @@ fn targets(apps: &[LocalApp], own: &[SocketAddr], addresses: &[IpAddr]) -> BTree
         .collect()
 }
 
-/// Addresses of the interfaces, without loopback and link-local ones. A link-local address is none that a Service or another
-/// node could use.
+/// Addresses of the interfaces, without loopback and link-local ones. A link-local address is none that a Service or
+/// another node could use.
 fn machine_addresses() -> std::io::Result<Vec<IpAddr>> {
     let is_link_local = |address: &IpAddr| match address {
         IpAddr::V4(address) => address.is_link_local(),

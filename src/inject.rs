@@ -1,10 +1,10 @@
 //! `cedargate inject`: the sidecar into Kubernetes manifests, and out again. Text in, text out; no I/O.
 //!
-//! A manifest belongs to its authors, so it is never written anew from a parsed tree: comments, order and layout would be
-//! lost. `tree` reads the text with the bytes of every node, `workload` and `service` decide what to change, and `edit` changes
-//! these bytes alone. A record in an annotation holds what `removal` needs, so that injecting twice is injecting once, and
-//! taking the sidecar out gives back the text before, byte for byte. `check` compares the result with the text before, and a
-//! doubt is a refusal.
+//! A manifest belongs to its authors, so it is never written anew from a parsed tree: comments, order and layout would
+//! be lost. `tree` reads the text with the bytes of every node, `workload` and `service` decide what to change, and
+//! `edit` changes these bytes alone. A record in an annotation holds what `removal` needs, so that injecting twice is
+//! injecting once, and taking the sidecar out gives back the text before, byte for byte. `check` compares the result
+//! with the text before, and a doubt is a refusal.
 //!
 //! Objects of other kinds pass through untouched.
 
@@ -100,7 +100,8 @@ impl Mode {
     }
 }
 
-/// Adds the sidecar to every workload of the texts, or renews it. A Service may stand in another text than its workload.
+/// Adds the sidecar to every workload of the texts, or renews it. A Service may stand in another text than its
+/// workload.
 ///
 /// # Errors
 /// The first object that cannot be edited safely. Nothing is changed then.

@@ -2,16 +2,16 @@
 //!
 //! # The path of a request
 //!
-//! `http::listener` accepts connections and reads requests → `gate` is THE path, straight steps with `?`: `http::request`
-//! refuses ambiguous requests → the portal table (`portals`) finds the portal → `authn` or `session` finds the caller →
-//! `cedargate_policy::decision` decides and, alone, makes a `Permit` → `http::upstream` consumes the permit and forwards. Every
-//! step returns either the input of the next step or a `Denial`; `http::answer` turns that into a response and `audit` into
-//! exactly one record.
+//! `http::listener` accepts connections and reads requests → `gate` is THE path, straight steps with `?`:
+//! `http::request` refuses ambiguous requests → the portal table (`portals`) finds the portal → `authn` or `session`
+//! finds the caller → `cedargate_policy::decision` decides and, alone, makes a `Permit` → `http::upstream` consumes the
+//! permit and forwards. Every step returns either the input of the next step or a `Denial`; `http::answer` turns that
+//! into a response and `audit` into exactly one record.
 //!
 //! # The layer rule
 //!
-//! Imports point one way. The steps (`authn`, the decision, `http::upstream`) never use each other; `gate` and `doors` bring them
-//! together; foundations use nothing above them. `tests/tidy/layers.rs` holds the table and proves it.
+//! Imports point one way. The steps (`authn`, the decision, `http::upstream`) never use each other; `gate` and `doors`
+//! bring them together; foundations use nothing above them. `tests/tidy/layers.rs` holds the table and proves it.
 //!
 //! Modules are declared in reading order.
 

@@ -1,8 +1,9 @@
 //! Limits on requests: rates per client address, per principal and per login try, and a number of requests in flight.
 //!
-//! Beside the path; `gate` asks, and login asks for its tries. Rates use GCRA and count over all workers. A request holds a
-//! `RequestSlot` until the app's answer ends. With sessions in Redis the rates also count over all replicas (`shared`). A
-//! limit that is not configured costs one look at an `Option`. Nothing here waits or decides about a caller's identity.
+//! Beside the path; `gate` asks, and login asks for its tries. Rates use GCRA and count over all workers. A request
+//! holds a `RequestSlot` until the app's answer ends. With sessions in Redis the rates also count over all replicas
+//! (`shared`). A limit that is not configured costs one look at an `Option`. Nothing here waits or decides about a
+//! caller's identity.
 //!
 //! Workers race for the same counts. GCRA measures and replaces one number atomically per key. The number of keys is
 //! reserved before a key is inserted, so the map never passes `KEYS_MAX`; a worker that loses the race for the same key

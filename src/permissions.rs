@@ -1,4 +1,5 @@
-//! Permission snapshots: what `cedargate_policy::permissions` computes, remembered, and computed on a thread of its own.
+//! Permission snapshots: what `cedargate_policy::permissions` computes, remembered, and computed on a thread of its
+//! own.
 //!
 //! Partial evaluation takes milliseconds to seconds, so no worker does it. A worker looks into the cache; if the answer
 //! is not there, it asks the thread `permissions`, which computes one answer at a time. A full queue, and an answer

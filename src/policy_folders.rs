@@ -1,9 +1,8 @@
 //! Reads the policy tree from folders: the only I/O of loading policies.
 //!
-//! Follows symlinks that stay inside their portal's folder (kubelet mounts are made of them), ignores the temporary files of
-//! editors, and reads within bounds. An
-//! editor may be writing while the gate reads: `read_twice` reads until two readings are identical, so that no half-written
-//! file counts.
+//! Follows symlinks that stay inside their portal's folder (kubelet mounts are made of them), ignores the temporary
+//! files of editors, and reads within bounds. An editor may be writing while the gate reads: `read_twice` reads until
+//! two readings are identical, so that no half-written file counts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -87,8 +86,8 @@ impl PolicyFolders {
         self.read_again(&Tree::default(), &Scope::Everything)
     }
 
-    /// Reads once the part of the tree that may have changed since `known`. A file with unchanged content is taken over: it is
-    /// neither hashed again nor stored twice.
+    /// Reads once the part of the tree that may have changed since `known`. A file with unchanged content is taken
+    /// over: it is neither hashed again nor stored twice.
     pub fn read_again(&self, known: &Tree, scope: &Scope) -> Tree {
         let roots = [&self.policies, &self.schemas];
         // an entry that is a link may change under another name than its own
@@ -281,8 +280,8 @@ impl Budget {
         }
     }
 
-    /// SECURITY: True for a link out of the folder. The owner of one portal's folder must not have the gate read, and show in an
-    /// error message, files of other portals and secrets of the pod.
+    /// SECURITY: True for a link out of the folder. The owner of one portal's folder must not have the gate read, and
+    /// show in an error message, files of other portals and secrets of the pod.
     fn is_left_by(&self, link: &Path) -> bool {
         let (Ok(target), Ok(folder)) = (fs::canonicalize(link), fs::canonicalize(&self.folder)) else {
             // it cannot be read, which is reported as such

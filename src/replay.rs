@@ -1,8 +1,8 @@
 //! Decision records read back: streamed from logs, and decided again.
 //!
-//! Commands read logs through `read`, which gives each record to a `Visitor` on every core and in bounded memory. `Portals`
-//! decides a record by the revisions of a tree, with the decision function of the gate. A record that cannot be decided again
-//! is counted with its reason, and no outcome is guessed for it.
+//! Commands read logs through `read`, which gives each record to a `Visitor` on every core and in bounded memory.
+//! `Portals` decides a record by the revisions of a tree, with the decision function of the gate. A record that cannot
+//! be decided again is counted with its reason, and no outcome is guessed for it.
 
 mod decided;
 mod explain;

@@ -1,7 +1,8 @@
 //! Searches of AuthZEN, on a thread of their own: what `cedargate_policy::search` finds, page by page.
 //!
-//! A page decides up to `WORK.decided` candidates and lets Cedar evaluate policies partially; it takes milliseconds, so no worker
-//! does it. The thread `search` makes one page at a time. If it has no time, the question ends in 503 `overloaded`.
+//! A page decides up to `WORK.decided` candidates and lets Cedar evaluate policies partially; it takes milliseconds, so
+//! no worker does it. The thread `search` makes one page at a time. If it has no time, the question ends in 503
+//! `overloaded`.
 
 use std::sync::Arc;
 use std::time::Duration;

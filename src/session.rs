@@ -1,12 +1,13 @@
-//! Browser sessions: found by an opaque id, stored in a store that all replicas share, revocable within `staleness_max`.
+//! Browser sessions: found by an opaque id, stored in a store that all replicas share, revocable within
+//! `staleness_max`.
 //!
-//! Beside the path; the gate, the doors, login, limits and introspection use it. The cookie carries 256 random bits and nothing
-//! else. The store holds one sealed value per session under a hashed handle; opening it needs the server's keys *and* the
-//! cookie. A session that this process holds counts only while the revocation log was read within `staleness_max`. A store
-//! error is never a decision: absent, unreachable and corrupt are three different answers.
+//! Beside the path; the gate, the doors, login, limits and introspection use it. The cookie carries 256 random bits and
+//! nothing else. The store holds one sealed value per session under a hashed handle; opening it needs the server's keys
+//! *and* the cookie. A session that this process holds counts only while the revocation log was read within
+//! `staleness_max`. A store error is never a decision: absent, unreachable and corrupt are three different answers.
 //!
-//! The steps of a session cookie: `present` (cookie, cache, revocation log, store, seal) → `renewal/due` if the claims are due →
-//! `rotation` if the id is due.
+//! The steps of a session cookie: `present` (cookie, cache, revocation log, store, seal) → `renewal/due` if the claims
+//! are due → `rotation` if the id is due.
 
 mod cache;
 mod cookie;
@@ -99,7 +100,8 @@ pub struct FailedWrite {
     pub ago: Duration,
 }
 
-/// The sessions of this gate, shared by all workers. Tasks that must outlive a client's request run on the runtime of `run`.
+/// The sessions of this gate, shared by all workers. Tasks that must outlive a client's request run on the runtime of
+/// `run`.
 pub struct Sessions {
     pub cookies: Cookies,
     pub in_progress: Arc<InProgress>,
@@ -176,7 +178,8 @@ impl Sessions {
         }))
     }
 
-    /// Connects to the store, reads the revocation log and re-reads the key file, until stopped. Give it a runtime of its own.
+    /// Connects to the store, reads the revocation log and re-reads the key file, until stopped. Give it a runtime of
+    /// its own.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         // `run` is called once; of two calls the first runtime stays
         let _is_set = self.runtime.set(tokio::runtime::Handle::current()).is_err();
@@ -231,7 +234,8 @@ impl Sessions {
         }
     }
 
-    /// Seals a value that passes through the browser (the `state` of a login), bound to `secret`, with the server's keys.
+    /// Seals a value that passes through the browser (the `state` of a login), bound to `secret`, with the server's
+    /// keys.
     pub fn seal_for_browser(&self, secret: &[u8], value: &[u8]) -> String {
         // no replica opens an empty text: if sealing fails, the login fails
         self.seal.for_browser(secret, value).unwrap_or_default()
@@ -284,7 +288,8 @@ impl Sessions {
         }
     }
 
-    /// Spawns on the runtime of `run`, so that the work outlives the request that started it; before `run`, on the caller's.
+    /// Spawns on the runtime of `run`, so that the work outlives the request that started it; before `run`, on the
+    /// caller's.
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         match self.runtime.get() {
             Some(runtime) => drop(runtime.spawn(work)),

@@ -1,7 +1,7 @@
 //! The parts that decide the gate's speed: decisions, tokens, loading policies. See `benches/README.md`.
 //!
-//! One program, so that the linker runs once. Without `--bench` (as under `cargo test`) every measured function runs once over
-//! small policy sets, so that a bench whose setup fails is found there.
+//! One program, so that the linker runs once. Without `--bench` (as under `cargo test`) every measured function runs
+//! once over small policy sets, so that a bench whose setup fails is found there.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot set up must stop and say so")]
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The whole environment besides `PATH`. The processor features that glibc and aws-lc detect need no pinning: callgrind
-/// emulates the same processor everywhere (a Haswell, on any host with AVX2). glibc would make its number of arenas depend on
-/// the number of processors.
+/// emulates the same processor everywhere (a Haswell, on any host with AVX2). glibc would make its number of arenas
+/// depend on the number of processors.
 const ENVIRONMENT: [(&str, &str); 1] = [("GLIBC_TUNABLES", "glibc.malloc.arena_max=16")];
 
 /// The output of a program, and its instruction counts.
@@ -25,8 +25,9 @@ pub struct Part {
 }
 
 impl Part {
-    /// True if a function ran whose path begins with `prefix`, like `cedargate::gate::`. A generic function of another crate
-    /// may have the path inside its own: any thread that wakes a task runs functions that are generic over its future.
+    /// True if a function ran whose path begins with `prefix`, like `cedargate::gate::`. A generic function of another
+    /// crate may have the path inside its own: any thread that wakes a task runs functions that are generic over its
+    /// future.
     pub fn ran(&self, prefix: &str) -> bool {
         self.text.lines().any(|line| {
             let name = line.strip_prefix("fn=").or_else(|| line.strip_prefix("cfn="));
@@ -35,8 +36,9 @@ impl Part {
         })
     }
 
-    /// The calls of functions with one of these names by other functions. A line `fn=` opens the lines of one function; in it,
-    /// `cfn=` names the function of the next line `calls=`. A name is written once, with a number that stands for it later.
+    /// The calls of functions with one of these names by other functions. A line `fn=` opens the lines of one function;
+    /// in it, `cfn=` names the function of the next line `calls=`. A name is written once, with a number that stands
+    /// for it later.
     pub fn calls(&self, names: &[&str]) -> u64 {
         let mut known: HashMap<&str, bool> = HashMap::new();
         let mut inside = false;
@@ -73,7 +75,8 @@ impl Part {
     }
 }
 
-/// Reads `(<number>) <name>`, or `(<number>)` alone for a name that was `known` before; true if the name is one of `names`.
+/// Reads `(<number>) <name>`, or `(<number>)` alone for a name that was `known` before; true if the name is one of
+/// `names`.
 fn is_one_of<'a>(names: &[&str], text: &'a str, known: &mut HashMap<&'a str, bool>) -> bool {
     match text.split_once(' ') {
         Some((number, name)) => *known.entry(number).or_insert(names.contains(&name)),

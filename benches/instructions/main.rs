@@ -1,9 +1,9 @@
-//! Instructions per operation of the decision, the token and a whole request, and allocations of a request, against a committed
-//! baseline.
+//! Instructions per operation of the decision, the token and a whole request, and allocations of a request, against a
+//! committed baseline.
 //!
-//! `check` compares, `accept` writes the baseline. Both run this program again under callgrind: once for the operations that run
-//! on one thread (`operations`, which prints each operation before it runs), and as a gate under requests (`requests`): once
-//! without counted requests, and once for each kind. See `benches/README.md`.
+//! `check` compares, `accept` writes the baseline. Both run this program again under callgrind: once for the operations
+//! that run on one thread (`operations`, which prints each operation before it runs), and as a gate under requests
+//! (`requests`): once without counted requests, and once for each kind. See `benches/README.md`.
 
 #![expect(clippy::unwrap_used, reason = "a count that cannot be taken must stop and say so")]
 

@@ -1,8 +1,8 @@
 //! Whole requests through a running gate with one worker: one keep-alive client, an app that answers two bytes.
 //!
-//! Only the threads of the worker and of the record writer are counted. Client and app are plain threads of the same process.
-//! The client sends a request only after it has read the answer to the one before, so the worker never runs while the client
-//! does.
+//! Only the threads of the worker and of the record writer are counted. Client and app are plain threads of the same
+//! process. The client sends a request only after it has read the answer to the one before, so the worker never runs
+//! while the client does.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,5 @@
-//! Compares two sets of counts: workloads that cost more than their tolerance allows, much less, are new or are gone. Pure.
+//! Compares two sets of counts: workloads that cost more than their tolerance allows, much less, are new or are gone.
+//! Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -37,8 +38,8 @@ enum Verdict {
     Gone,
 }
 
-/// Per cent by which a workload may change. Runs of the same program differ by up to 1.3 %; by 2.7 % where the length of a
-/// look-up depends on hashes, which every process seeds anew. A whole request crosses threads and the kernel, too.
+/// Per cent by which a workload may change. Runs of the same program differ by up to 1.3 %; by 2.7 % where the length
+/// of a look-up depends on hashes, which every process seeds anew. A whole request crosses threads and the kernel, too.
 pub fn tolerance(workload: &str) -> u32 {
     match workload.split('/').next() {
         Some("authorize" | "principal" | "request") => 5,
@@ -117,7 +118,8 @@ impl Report {
         }
     }
 
-    /// Names tools of another version: they can change counts without a change of the code. The counts are compared all the same.
+    /// Names tools of another version: they can change counts without a change of the code. The counts are compared all
+    /// the same.
     fn differences_of_tools(&mut self, before: &Baseline, now: &Baseline) {
         for (tool, was, is) in [
             ("rustc", &before.rustc, &now.rustc),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::load;
 use crate::process::{Process, free_address};
 
-/// The program that cargo built into the folder of this bench's profile, or the one that `BENCH_GATE` names, to compare two
-/// builds.
+/// The program that cargo built into the folder of this bench's profile, or the one that `BENCH_GATE` names, to compare
+/// two builds.
 pub fn program() -> Result<PathBuf, String> {
     if let Some(program) = std::env::var_os("BENCH_GATE") {
         return Ok(program.into());
@@ -40,7 +40,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Starts a gate and returns once it is ready. `config` is the configuration without `listen`; paths in it start at `folder`.
+    /// Starts a gate and returns once it is ready. `config` is the configuration without `listen`; paths in it start at
+    /// `folder`.
     pub fn start(folder: &Path, name: &str, config: &str, core: Option<usize>) -> Result<Self, String> {
         let program = program()?;
         let other = Other {

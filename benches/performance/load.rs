@@ -1,8 +1,9 @@
 //! The load generator: pre-rendered HTTP/1.1 requests over keep-alive connections, from one thread, with little CPU.
 //!
-//! It shares its core with the app, so that the measured program has a core of its own. Closed loop: each connection sends its
-//! next request as soon as the answer arrived, which shows the highest rate of the server. Open loop: requests are due at fixed
-//! times, and the latency of each counts from the time when it was *due*, so that a stall delays all requests behind it.
+//! It shares its core with the app, so that the measured program has a core of its own. Closed loop: each connection
+//! sends its next request as soon as the answer arrived, which shows the highest rate of the server. Open loop:
+//! requests are due at fixed times, and the latency of each counts from the time when it was *due*, so that a stall
+//! delays all requests behind it.
 
 mod answer;
 mod connection;
@@ -282,8 +283,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Replaces a connection that the server closed between two requests. The request goes over the new one; its latency still
-    /// counts from the time when it was due.
+    /// Replaces a connection that the server closed between two requests. The request goes over the new one; its
+    /// latency still counts from the time when it was due.
     fn reopen(&mut self, at: usize) -> Result<(), String> {
         let load = self.load;
         let since = self.at(at).since;

@@ -38,8 +38,8 @@ pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// CPU ticks since the machine started, and of them those that the host gave to other machines. The difference of two readings
-/// tells the share that was stolen in between.
+/// CPU ticks since the machine started, and of them those that the host gave to other machines. The difference of two
+/// readings tells the share that was stolen in between.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticks {
     stolen: f64,

@@ -1,8 +1,9 @@
-//! The gate beside other products that do the same job, and the gate beside itself as its work grows: one run, one report.
+//! The gate beside other products that do the same job, and the gate beside itself as its work grows: one run, one
+//! report.
 //!
-//! `make bench` runs it whole and writes `docs/performance.md`. The report compares numbers of one run; times of different runs
-//! are not comparable. Without `--bench` (as under `cargo test`) every part runs once, small, and nothing is written. Linux only:
-//! it reads CPU time and memory of processes from `/proc`.
+//! `make bench` runs it whole and writes `docs/performance.md`. The report compares numbers of one run; times of
+//! different runs are not comparable. Without `--bench` (as under `cargo test`) every part runs once, small, and
+//! nothing is written. Linux only: it reads CPU time and memory of processes from `/proc`.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot set up must stop and say so")]
 

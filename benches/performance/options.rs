@@ -34,7 +34,8 @@ pub struct Options {
     /// How long each round lasts
     #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
-    /// Measure nothing: send traffic of every kind to a gate whose build learns from it, for so long each (see `.ci/release`)
+    /// Measure nothing: send traffic of every kind to a gate whose build learns from it, for so long each (see
+    /// `.ci/release`)
     #[arg(long)]
     pub train: bool,
     /// Measure only these builds of the gate against each other: CPU time of a request, the first is the base

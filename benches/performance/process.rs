@@ -1,8 +1,9 @@
-//! A server as a process of its own: started on loopback, pinned, awaited, measured through `/proc`, ended in every case.
+//! A server as a process of its own: started on loopback, pinned, awaited, measured through `/proc`, ended in every
+//! case.
 //!
-//! Dropping a `Process` kills it. If this program is killed (Ctrl-C too), the kernel kills the server, because it was started
-//! through `setpriv --pdeathsig`. The kernel does so when the *thread* that started the server ends, so start servers from the
-//! main thread.
+//! Dropping a `Process` kills it. If this program is killed (Ctrl-C too), the kernel kills the server, because it was
+//! started through `setpriv --pdeathsig`. The kernel does so when the *thread* that started the server ends, so start
+//! servers from the main thread.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -1,4 +1,5 @@
-//! Traffic of every kind for a gate whose build counts what runs: `.ci/release` optimises the next build by these counts.
+//! Traffic of every kind for a gate whose build counts what runs: `.ci/release` optimises the next build by these
+//! counts.
 //!
 //! It measures nothing. A gate writes its counts when it ends, so each is ended by a signal and awaited.
 

@@ -1,7 +1,8 @@
 //! Setup that the benches share: portals in memory, requests to them, tokens, sessions.
 //!
-//! Every measured step is a call of `cedargate-policy` or `cedargate`; this package makes the arguments beforehand and has no
-//! copy of a step. `gate/` measures the parts, `performance/` the whole program, `instructions/` counts. See `README.md`.
+//! Every measured step is a call of `cedargate-policy` or `cedargate`; this package makes the arguments beforehand and
+//! has no copy of a step. `gate/` measures the parts, `performance/` the whole program, `instructions/` counts. See
+//! `README.md`.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot set up must stop and say so")]
 

@@ -123,7 +123,8 @@ impl LoadedPortal {
         }
     }
 
-    /// Prepares a request. Decides it once: the engine then has its match sets, which wait for their condition-only policies.
+    /// Prepares a request. Decides it once: the engine then has its match sets, which wait for their condition-only
+    /// policies.
     pub fn request(&self, claims: &Map<String, Value>, method: &str, path: &str) -> Result<CallerRequest, String> {
         let issuer = self.scope.issuers.first().ok_or("the portal trusts no issuer")?;
         let identity = unsigned_identity(issuer, claims.clone()).map_err(|error| error.to_string())?;
@@ -143,8 +144,8 @@ impl LoadedPortal {
         }
     }
 
-    /// Makes the condition-only policies of every match set that waits for them; until then the engine evaluates the original
-    /// policies.
+    /// Makes the condition-only policies of every match set that waits for them; until then the engine evaluates the
+    /// original policies.
     pub fn make_condition_only(&self) {
         let waiting = self.waiting.try_iter().filter_map(|set| set.upgrade());
         waiting.for_each(|set| set.make_condition_only());
@@ -155,8 +156,8 @@ impl LoadedPortal {
         self.decision(request).denial().is_none()
     }
 
-    /// Evaluates the policies alone: action and resource are known, and the context is built as far as conditions read it. The
-    /// plain path query of a routed request is not in it.
+    /// Evaluates the policies alone: action and resource are known, and the context is built as far as conditions read
+    /// it. The plain path query of a routed request is not in it.
     pub fn evaluate(&self, request: &CallerRequest) -> bool {
         let Some(target) = &request.target else { return false };
         let rules = &self.revision.rules;

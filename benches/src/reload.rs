@@ -23,8 +23,8 @@ impl Default for Reload {
 }
 
 impl Reload {
-    /// Does the work between reading the files and swapping: parse, validate, index. Returns the replaced revision, so that the
-    /// caller drops it outside of the measured time. Fails if the files are rejected or did not change.
+    /// Does the work between reading the files and swapping: parse, validate, index. Returns the replaced revision, so
+    /// that the caller drops it outside of the measured time. Fails if the files are rejected or did not change.
     pub fn load(&mut self, files: &PolicyFiles) -> Result<Option<Arc<Revision>>, String> {
         let loaded = self.loader.load(&files.scope("/"), &files.tree, self.current.as_deref());
         if let Some(rejected) = loaded.rejected {

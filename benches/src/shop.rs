@@ -1,7 +1,7 @@
 //! The files of a portal with any number of policies: ten that the requests here meet, and a rest that cannot apply.
 //!
-//! The rest has the mix of a real set (roles, methods, subtrees; some conditions, some forbids) but names roles and subtrees
-//! that no request here touches, so that portals of every size decide the same requests.
+//! The rest has the mix of a real set (roles, methods, subtrees; some conditions, some forbids) but names roles and
+//! subtrees that no request here touches, so that portals of every size decide the same requests.
 
 use std::fmt::Write;
 

@@ -1,9 +1,9 @@
 //! Edits a users file for the command line: changes only the lines of one account, so that comments and order stay.
 //!
-//! YAML cannot be parsed and written back without losing comments, so the editor finds the account's lines with the parser's
-//! line numbers and edits the text. Before it writes, it parses the new text and compares every account with the expected
-//! result. A file whose style does not allow such an edit (flow style, anchors) is refused and left as it is. The new file
-//! replaces the old one by a rename, under a lock of the folder.
+//! YAML cannot be parsed and written back without losing comments, so the editor finds the account's lines with the
+//! parser's line numbers and edits the text. Before it writes, it parses the new text and compares every account with
+//! the expected result. A file whose style does not allow such an edit (flow style, anchors) is refused and left as it
+//! is. The new file replaces the old one by a rename, under a lock of the folder.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -49,7 +49,8 @@ pub struct NewUser {
     pub email: Option<String>,
 }
 
-/// An open users file. Holds the lock of its folder, so that no other `UsersEditor` changes a file in the folder meanwhile.
+/// An open users file. Holds the lock of its folder, so that no other `UsersEditor` changes a file in the folder
+/// meanwhile.
 #[derive(Debug)]
 pub struct UsersEditor {
     path: PathBuf,
@@ -208,8 +209,8 @@ impl UsersEditor {
             .collect()
     }
 
-    /// Writes the edited text if it parses to exactly the `expected` accounts. `by_hand` is the entry that the error shows to a
-    /// user who must edit the file by hand.
+    /// Writes the edited text if it parses to exactly the `expected` accounts. `by_hand` is the entry that the error
+    /// shows to a user who must edit the file by hand.
     fn write(&self, text: Option<String>, expected: &BTreeMap<String, User>, by_hand: &str) -> Result<(), EditError> {
         let refuse = |why| EditError::ByHand {
             file: self.path.display().to_string(),
@@ -254,8 +255,8 @@ fn is_blank_or_comment(line: &str) -> bool {
     line.is_empty() || line.starts_with('#')
 }
 
-/// The lines of the entry that begins at line `start`: all lines below it that are indented deeper, without trailing blank lines
-/// and comments.
+/// The lines of the entry that begins at line `start`: all lines below it that are indented deeper, without trailing
+/// blank lines and comments.
 fn entry_from(lines: &[&str], start: usize) -> Option<std::ops::Range<usize>> {
     let depth = indent_of(lines.get(start)?).len();
     let below = lines.iter().enumerate().skip(start + 1);

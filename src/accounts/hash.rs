@@ -1,11 +1,11 @@
 //! Argon2id password hashes, and the threads that check passwords against them.
 //!
-//! One check costs tens of milliseconds and megabytes on purpose. So a bounded queue feeds `THREADS` threads: a full queue
-//! refuses the check at once, and a check that takes longer than `CHECK_TIMEOUT` fails. A password never prints, and the
-//! thread drops it after the check.
+//! One check costs tens of milliseconds and megabytes on purpose. So a bounded queue feeds `THREADS` threads: a full
+//! queue refuses the check at once, and a check that takes longer than `CHECK_TIMEOUT` fails. A password never prints,
+//! and the thread drops it after the check.
 //!
-//! Keyboards and systems write one password in different code points. `prepare` brings it into one form before it is hashed
-//! (RFC 8265, `OpaqueString`).
+//! Keyboards and systems write one password in different code points. `prepare` brings it into one form before it is
+//! hashed (RFC 8265, `OpaqueString`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -124,8 +124,8 @@ impl Hash {
         self.0.expose().to_string()
     }
 
-    /// True if the hash is of this password, prepared or as it was sent: other tools hash what they are given. Blocks for as long
-    /// as the hash's cost takes, twice if the two forms differ and the first does not match.
+    /// True if the hash is of this password, prepared or as it was sent: other tools hash what they are given. Blocks
+    /// for as long as the hash's cost takes, twice if the two forms differ and the first does not match.
     pub fn accepts(&self, password: &str) -> bool {
         let prepared = prepare(password);
         self.is_of(&prepared) || (prepared != password && self.is_of(password))
@@ -186,8 +186,8 @@ impl PasswordChecker {
     }
 }
 
-/// Runs on each thread until the `PasswordChecker` is dropped. The thread that holds the lock waits for the next job; the other
-/// threads wait for the lock.
+/// Runs on each thread until the `PasswordChecker` is dropped. The thread that holds the lock waits for the next job;
+/// the other threads wait for the lock.
 fn run_checks(jobs: &Mutex<Receiver<Job>>) {
     loop {
         let next = jobs.lock().recv();

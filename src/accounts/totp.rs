@@ -1,7 +1,7 @@
 //! One-time codes of an authenticator app (TOTP, RFC 6238): the second factor of a local account.
 //!
-//! Codes have six digits and a step of 30 seconds, with HMAC-SHA-1: what every authenticator app does. The gate accepts the code
-//! of this step, of the one before and of the one after. `accounts` sees to it that a code counts once.
+//! Codes have six digits and a step of 30 seconds, with HMAC-SHA-1: what every authenticator app does. The gate accepts
+//! the code of this step, of the one before and of the one after. `accounts` sees to it that a code counts once.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;

@@ -1,7 +1,7 @@
 //! The users file: parses its accounts, completely or not at all.
 //!
-//! One pass reports all mistakes, each with its line. Unknown keys are errors: ignoring a misspelt `disabled` would leave a
-//! disabled account enabled. No type of this file prints a hash.
+//! One pass reports all mistakes, each with its line. Unknown keys are errors: ignoring a misspelt `disabled` would
+//! leave a disabled account enabled. No type of this file prints a hash.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
@@ -109,7 +109,8 @@ impl fmt::Display for UsersError {
     }
 }
 
-/// Accepts a to z, digits, `.`, `_`, `@` and `-`: in this alphabet no two names look alike and no name has two spellings.
+/// Accepts a to z, digits, `.`, `_`, `@` and `-`: in this alphabet no two names look alike and no name has two
+/// spellings.
 pub fn check_name(name: &str) -> Result<(), String> {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'@' | b'-');
     if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.bytes().all(allowed) {
@@ -167,8 +168,8 @@ impl Users {
         self.by_name.values().any(|user| user.totp.is_some())
     }
 
-    /// The hash to check a password against when the name is unknown, so that the check takes as long as for an account. Always
-    /// the same for one name; taken from the file's own hashes, so that it costs what they cost.
+    /// The hash to check a password against when the name is unknown, so that the check takes as long as for an
+    /// account. Always the same for one name; taken from the file's own hashes, so that it costs what they cost.
     pub fn decoy_hash(&self, name: &str) -> &Hash {
         let count = u64::try_from(self.by_name.len()).unwrap_or(u64::MAX).max(1);
         let nth = usize::try_from(self.hasher.hash_one(name) % count).unwrap_or(0);

@@ -4,13 +4,14 @@
 //! - `emergency` takes emergency forbids into force apart from `reload` (`reload/emergency`).
 //! - `shadow` decides by candidate sets after the answer (`gate/shadow`).
 //! - `conditions` prepares policies for cheap evaluation after their first use.
-//! - `operations` has a runtime for the admin listener, the control socket and periodic work: keys, certificates, assertion
-//!   keys, users files, shared rates, expired rate-limit counters, the look for an app that is reachable around the gate.
+//! - `operations` has a runtime for the admin listener, the control socket and periodic work: keys, certificates,
+//!   assertion keys, users files, shared rates, expired rate-limit counters, the look for an app that is reachable
+//!   around the gate.
 //! - `sessions` has a runtime for sessions and logins. They run apart from `operations` so that a slow session store or
 //!   identity provider delays no probe.
 //!
-//! `operations` and `sessions` run until the shutdown is forced: probes must see that the gate drains, and renewals that a
-//! client began must finish.
+//! `operations` and `sessions` run until the shutdown is forced: probes must see that the gate drains, and renewals
+//! that a client began must finish.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;

@@ -40,8 +40,8 @@ use crate::searches::Searches;
 use crate::session::Sessions;
 use crate::traces::Tracer;
 
-/// New match sets whose condition-only policies are not made yet. The engine drops a set that does not fit and goes on with
-/// the original policies, which decide the same, only slower.
+/// New match sets whose condition-only policies are not made yet. The engine drops a set that does not fit and goes on
+/// with the original policies, which decide the same, only slower.
 const CONDITION_QUEUE: usize = 1024;
 
 /// The listeners' certificates, and the options that they and the configuration give each listener.

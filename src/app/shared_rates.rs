@@ -1,7 +1,7 @@
 //! Shares rate-limit counts between replicas through the session store.
 //!
-//! Every `SHARE_INTERVAL` this replica adds its counts to the store and learns the sums over all replicas. While the store
-//! does not answer, each replica limits by its own counts alone; counts of that time are dropped.
+//! Every `SHARE_INTERVAL` this replica adds its counts to the store and learns the sums over all replicas. While the
+//! store does not answer, each replica limits by its own counts alone; counts of that time are dropped.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

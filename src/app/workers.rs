@@ -1,7 +1,8 @@
-//! The worker threads: each one serves its own copy of the proxy listener, of the decision listener and of the one for Envoy.
+//! The worker threads: each one serves its own copy of the proxy listener, of the decision listener and of the one for
+//! Envoy.
 //!
-//! A worker has a runtime, a connection pool and a set of live connections of its own; no other thread touches them. It ends
-//! when its listeners closed and every connection and tunnel ended, or at once when the shutdown is forced.
+//! A worker has a runtime, a connection pool and a set of live connections of its own; no other thread touches them. It
+//! ends when its listeners closed and every connection and tunnel ended, or at once when the shutdown is forced.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;

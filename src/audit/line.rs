@@ -1,8 +1,8 @@
 //! A record as one line of JSON.
 //!
-//! The usual decision is appended piece by piece: what depends on the caller alone was turned into JSON with the caller. If
-//! `audit.mask` names a field outside of the context, the line is written by serde through the mask instead. A property test
-//! compares the two. Nothing here may panic: a record is also written while a panic ends its request.
+//! The usual decision is appended piece by piece: what depends on the caller alone was turned into JSON with the
+//! caller. If `audit.mask` names a field outside of the context, the line is written by serde through the mask instead.
+//! A property test compares the two. Nothing here may panic: a record is also written while a panic ends its request.
 
 use std::time::UNIX_EPOCH;
 

@@ -1,7 +1,7 @@
 //! The lines of decision-log files, plain, gzip or zstd, one after the other in bounded memory.
 //!
-//! Verification and every command that reads records use it. A file may be a mixture of nothing but one format; several gzip
-//! members or zstd frames in a row are one text.
+//! Verification and every command that reads records use it. A file may be a mixture of nothing but one format; several
+//! gzip members or zstd frames in a row are one text.
 
 mod zstd;
 
@@ -146,7 +146,8 @@ impl Lines {
 }
 
 /// The files in the order of their first lines, which is the order in which they were written. A gate may compress them
-/// meanwhile: a file that is there plain and compressed is read once, and one that is gone is read as its compressed one.
+/// meanwhile: a file that is there plain and compressed is read once, and one that is gone is read as its compressed
+/// one.
 pub fn in_order(paths: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
     #[derive(Deserialize)]
     struct Head {

@@ -1,16 +1,16 @@
 //! Masks the fields that `audit.mask` names while a record is written, and lists them in the record.
 //!
-//! The mask is a serde `Serializer` around the JSON writer. Struct fields and map entries on a masked path are compared with
-//! the mask; every other value passes to the JSON writer untouched. In place of a masked value the JSON writer gets
-//! `[masked]`, so the value itself never reaches the buffer. Most of this file only forwards serde's methods.
+//! The mask is a serde `Serializer` around the JSON writer. Struct fields and map entries on a masked path are compared
+//! with the mask; every other value passes to the JSON writer untouched. In place of a masked value the JSON writer
+//! gets `[masked]`, so the value itself never reaches the buffer. Most of this file only forwards serde's methods.
 //!
-//! A record whose masked fields are all inside of the context, as with the default mask, is written past this serializer up to
-//! its context (`line`).
+//! A record whose masked fields are all inside of the context, as with the default mask, is written past this
+//! serializer up to its context (`line`).
 //!
-//! Shorter ways were considered and not taken. A `serde_json::Value` with replacement by JSON pointer would allocate the whole
-//! context once more, and keep the order of its keys only while a dependency turns on serde_json's `preserve_order`. Editing
-//! the finished line would scan all of it. Masking when the record is made would give the policy engine a mask to apply on the
-//! request's thread.
+//! Shorter ways were considered and not taken. A `serde_json::Value` with replacement by JSON pointer would allocate
+//! the whole context once more, and keep the order of its keys only while a dependency turns on serde_json's
+//! `preserve_order`. Editing the finished line would scan all of it. Masking when the record is made would give the
+//! policy engine a mask to apply on the request's thread.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
@@ -95,7 +95,8 @@ impl Mask {
         MaskSerializer { to, mask: self, found }
     }
 
-    /// The mask inside of the field `name`, if nothing else is masked; `Err` if another field is, or this one as a whole.
+    /// The mask inside of the field `name`, if nothing else is masked; `Err` if another field is, or this one as a
+    /// whole.
     pub fn inside_only(&self, name: &str) -> Result<Option<&Self>, MasksMore> {
         match self.0.as_slice() {
             [] => Ok(None),
@@ -326,13 +327,14 @@ impl<S: SerializeMap> SerializeMap for MaskMap<'_, '_, S> {
     }
 }
 
-/// No record holds an object made by an enum variant. The record is lost, with an error in the log, rather than written past
-/// the mask.
+/// No record holds an object made by an enum variant. The record is lost, with an error in the log, rather than written
+/// past the mask.
 fn unmaskable_variant<E: serde::ser::Error>(variant: &str) -> E {
     E::custom(format!("`{variant}` cannot be masked"))
 }
 
-/// True for a value that JSON writes as `null`, which is not masked: there is no content to hide. Formats one byte only.
+/// True for a value that JSON writes as `null`, which is not masked: there is no content to hide. Formats one byte
+/// only.
 fn is_null<T: Serialize + ?Sized>(value: &T) -> bool {
     let mut first = FirstByte(None);
     let _cut_short = serde_json::to_writer(&mut first, value).is_err();

@@ -1,7 +1,7 @@
 //! Sampling of allowed decisions: `audit.allow` as rates by portal and route.
 //!
-//! Whether a decision is recorded follows from its id alone, so that a repeated look gives the same answer, and a rate that
-//! was raised keeps every record that the lower rate kept. A decision that is not an allow is never sampled.
+//! Whether a decision is recorded follows from its id alone, so that a repeated look gives the same answer, and a rate
+//! that was raised keeps every record that the lower rate kept. A decision that is not an allow is never sampled.
 
 use std::collections::HashMap;
 

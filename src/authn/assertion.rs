@@ -1,12 +1,12 @@
 //! The gate's assertion: a signed statement of the caller's identity for the app.
 //!
-//! It is a short-lived ES256 JWT with its own `typ`, set on every forwarded request. The app verifies it with the published JWKS,
-//! or sends it to `/authorize`, where it stands for exactly the identity that the proxy used. The proxy listener never accepts
-//! it as a credential: it refuses the `typ`.
+//! It is a short-lived ES256 JWT with its own `typ`, set on every forwarded request. The app verifies it with the
+//! published JWKS, or sends it to `/authorize`, where it stands for exactly the identity that the proxy used. The proxy
+//! listener never accepts it as a credential: it refuses the `typ`.
 //!
-//! One task reloads the key file; workers sign with the ring that is in force at that moment. A swap replaces the whole ring,
-//! so a signature never mixes two rings. `generation` then differs, and workers stop handing out assertions of the old
-//! ring. A file that cannot be read or parsed leaves the old ring in force.
+//! One task reloads the key file; workers sign with the ring that is in force at that moment. A swap replaces the whole
+//! ring, so a signature never mixes two rings. `generation` then differs, and workers stop handing out assertions of
+//! the old ring. A file that cannot be read or parsed leaves the old ring in force.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,7 +84,8 @@ pub struct MintedToken {
     pub expires_at: i64,
 }
 
-/// Signs and verifies the gate's assertions. One task calls `reload`, which replaces the ring; all workers read the ring.
+/// Signs and verifies the gate's assertions. One task calls `reload`, which replaces the ring; all workers read the
+/// ring.
 pub struct AssertionKeys {
     ring: ArcSwap<KeyRing>,
     /// `None`: the ring has one ephemeral key.
@@ -150,8 +151,8 @@ impl AssertionKeys {
         })
     }
 
-    /// Reads the file again and replaces the ring if the content changed; `None`: it did not. Unusable keys leave the old ring in
-    /// force. Blocks on the file, so a worker must not call it.
+    /// Reads the file again and replaces the ring if the content changed; `None`: it did not. Unusable keys leave the
+    /// old ring in force. Blocks on the file, so a worker must not call it.
     pub fn reload(&self) -> Option<Result<(), AssertionError>> {
         let path = self.file.as_ref()?;
         let before = self.ring.load_full();
@@ -246,8 +247,8 @@ impl AssertionKeys {
         self.ring.load().jwks.clone()
     }
 
-    /// Verifies an assertion of this gate for this portal and upstream. The caller must not cache the identity beyond this query:
-    /// its `expires_at` is the credential's, not the assertion's.
+    /// Verifies an assertion of this gate for this portal and upstream. The caller must not cache the identity beyond
+    /// this query: its `expires_at` is the credential's, not the assertion's.
     pub fn verify(&self, token: &str, portal: &str, audience: &str, now: i64) -> Result<VerifiedAssertion, TokenError> {
         let parsed = jws::parse(token, ASSERTION_BYTES_MAX, TokenKind::Assertion)?;
         let ring = self.ring.load();

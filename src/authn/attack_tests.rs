@@ -1,7 +1,8 @@
 //! Attacks on a token, against the whole verifier with real keys.
 //!
-//! `tests/corpus/token_cases` holds the tokens as data; `tests/integration/tokens/token_attacks.rs` sends the same tokens to a
-//! running gate. This file runs the whole table with a fixed clock, and the tests that look inside the verifier.
+//! `tests/corpus/token_cases` holds the tokens as data; `tests/integration/tokens/token_attacks.rs` sends the same
+//! tokens to a running gate. This file runs the whole table with a fixed clock, and the tests that look inside the
+//! verifier.
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};

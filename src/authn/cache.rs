@@ -1,12 +1,14 @@
 //! Caches results of verified tokens, so that the gate checks a token's signature once.
 //!
-//! The key is a hash of the whole token (header, claims and signature), so a token that differs in its signature only is another
-//! entry. An entry proves nothing by itself: on every hit the caller checks the entry's proof with `Authn::recheck`. All
-//! workers share a cache and may insert the same token twice; the later entry stays. Each portal owns a cache.
+//! The key is a hash of the whole token (header, claims and signature), so a token that differs in its signature only
+//! is another entry. An entry proves nothing by itself: on every hit the caller checks the entry's proof with
+//! `Authn::recheck`. All workers share a cache and may insert the same token twice; the later entry stays. Each portal
+//! owns a cache.
 //!
-//! SECURITY: a token with the hash of another one would pass as that one. The hash is SipHash-2-4 with 128 bits under a secret of
-//! this process, so an attacker cannot compute it and can only guess: each guess succeeds with a chance of one to 2^128 for each
-//! entry. It takes half the time of SHA-256, and less where the processor has no SHA instructions.
+//! SECURITY: a token with the hash of another one would pass as that one. The hash is SipHash-2-4 with 128 bits under a
+//! secret of this process, so an attacker cannot compute it and can only guess: each guess succeeds with a chance of
+//! one to 2^128 for each entry. It takes half the time of SHA-256, and less where the processor has no SHA
+//! instructions.
 
 use std::sync::{Arc, LazyLock};
 

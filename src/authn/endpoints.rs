@@ -1,5 +1,5 @@
-//! The pieces of a call to an issuer's endpoint that introspection and token exchange share: its discovery, the gate's own
-//! credentials, a bounded answer.
+//! The pieces of a call to an issuer's endpoint that introspection and token exchange share: its discovery, the gate's
+//! own credentials, a bounded answer.
 
 use std::time::Duration;
 
@@ -77,8 +77,8 @@ impl Endpoints {
     }
 }
 
-/// User and password of `client_secret_basic`. Client id and secret are form-encoded before they go into the header (RFC 6749,
-/// section 2.3.1).
+/// User and password of `client_secret_basic`. Client id and secret are form-encoded before they go into the header
+/// (RFC 6749, section 2.3.1).
 pub(super) fn basic_credentials(client_id: &str, secret: &str) -> (String, String) {
     let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect();
     (encoded(client_id), encoded(secret))

@@ -1,7 +1,7 @@
 //! The reasons for which the gate refuses a token.
 //!
-//! One enum covers every way in which a credential can fail; it converts once, exhaustively, into a refusal. The texts go to the
-//! log: they name the fault and never contain the token or a signature.
+//! One enum covers every way in which a credential can fail; it converts once, exhaustively, into a refusal. The texts
+//! go to the log: they name the fault and never contain the token or a signature.
 
 use std::borrow::Cow;
 

@@ -1,8 +1,9 @@
 //! ID tokens and logout tokens, which a provider signs for the gate as its client.
 //!
-//! Parser, keys and signature check are those of bearer tokens; the rules for the claims differ. Both kinds must name the gate's
-//! client id as their audience. An ID token must repeat the nonce of its login; a logout token must name the logout event.
-//! Neither becomes a caller here, and a token whose type marks it as an access token is refused as either.
+//! Parser, keys and signature check are those of bearer tokens; the rules for the claims differ. Both kinds must name
+//! the gate's client id as their audience. An ID token must repeat the nonce of its login; a logout token must name the
+//! logout event. Neither becomes a caller here, and a token whose type marks it as an access token is refused as
+//! either.
 
 use aws_lc_rs::digest;
 use cedargate_policy::claims::{self, ClaimError, NAME_BYTES_MAX, SUBJECT_BYTES_MAX, audience_list, name, time};
@@ -82,7 +83,8 @@ pub fn map_claims(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Mapped
     })
 }
 
-/// Decodes the claims of an ID token without verification: for a token that was verified before and stayed sealed since.
+/// Decodes the claims of an ID token without verification: for a token that was verified before and stayed sealed
+/// since.
 pub fn decode_id_token_claims(token: &str) -> Option<Map<String, Value>> {
     jws::parse(token, BYTES_MAX, TokenKind::Id).ok().map(|token| token.claims)
 }
@@ -133,7 +135,8 @@ impl Authn {
         signed.issuer.check_logout_token(&signed.token, audience, signed.now)
     }
 
-    /// Returns the issuer that an unverified logout token names, so that the caller can choose the provider whose keys verify it.
+    /// Returns the issuer that an unverified logout token names, so that the caller can choose the provider whose keys
+    /// verify it.
     pub fn claimed_issuer(token: &str) -> Result<String, TokenError> {
         let token = jws::parse(token, BYTES_MAX, TokenKind::Logout)?;
         Ok(name("iss", token.claims.get("iss"), SUBJECT_BYTES_MAX)?.to_owned())
@@ -228,8 +231,8 @@ impl IssuerState {
         Ok(LogoutToken { sid, subject, issued })
     }
 
-    /// Checks that a token is for this client. A token for other audiences as well is accepted, unless `azp` names another client
-    /// (OpenID Connect Core 1.0, section 3.1.3.7).
+    /// Checks that a token is for this client. A token for other audiences as well is accepted, unless `azp` names
+    /// another client (OpenID Connect Core 1.0, section 3.1.3.7).
     fn check_audience(claims: &Map<String, Value>, client: &str) -> Result<(), TokenError> {
         if !audience_list(claims)?.iter().any(|audience| audience == client) {
             return Err(TokenError::claim(
@@ -266,8 +269,8 @@ fn optional_name(claims: &Map<String, Value>, claim: &str) -> Result<Option<Stri
     }
 }
 
-/// Returns the left half of the hash that the signature's algorithm names (OpenID Connect Core 1.0, section 3.1.3.6); Ed25519
-/// hashes with SHA-512.
+/// Returns the left half of the hash that the signature's algorithm names (OpenID Connect Core 1.0, section 3.1.3.6);
+/// Ed25519 hashes with SHA-512.
 fn half_hash(algorithm: Algorithm, text: &str) -> String {
     let algorithm = match algorithm {
         Algorithm::Rs256 | Algorithm::Ps256 | Algorithm::Es256 => &digest::SHA256,

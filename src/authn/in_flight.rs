@@ -1,7 +1,7 @@
 //! One call for all requests that want the same answer: a mutex for each key.
 //!
-//! The first request holds the mutex while it asks, the others wait for it and then find the answer in their cache. If the first
-//! is cancelled (its client went away), its mutex is free and the next one asks.
+//! The first request holds the mutex while it asks, the others wait for it and then find the answer in their cache. If
+//! the first is cancelled (its client went away), its mutex is free and the next one asks.
 
 use std::sync::{Arc, Weak};
 
@@ -14,7 +14,8 @@ use tokio::sync::Mutex as AsyncMutex;
 pub(super) struct InFlight(Mutex<FxHashMap<[u8; 32], Weak<AsyncMutex<()>>>>);
 
 impl InFlight {
-    /// Returns the mutex of a key. The last request that holds it drops it; a later call removes its entry from the map.
+    /// Returns the mutex of a key. The last request that holds it drops it; a later call removes its entry from the
+    /// map.
     pub fn mutex(&self, key: [u8; 32]) -> Arc<AsyncMutex<()>> {
         let mut in_flight = self.0.lock();
         if let Some(mutex) = in_flight.get(&key).and_then(Weak::upgrade) {

@@ -1,8 +1,8 @@
 //! Parses a compact JWS as strictly as the RFCs allow.
 //!
-//! The parser knows no issuers and checks no signature; its result is unverified. A token has exactly three segments of unpadded
-//! base64url, with strict JSON objects inside, and no header member that would change their meaning. `none` and HMAC do
-//! not parse: the algorithm type has no such variant.
+//! The parser knows no issuers and checks no signature; its result is unverified. A token has exactly three segments of
+//! unpadded base64url, with strict JSON objects inside, and no header member that would change their meaning. `none`
+//! and HMAC do not parse: the algorithm type has no such variant.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,7 +1,8 @@
 //! The DPoP proof of a request, from its header to the moment at which it counts.
 //!
-//! `read` checks the proof by itself. Then the caller of this file verifies the token with the proof's key. `admit` comes last:
-//! it lets the proof count once, in this process and among the replicas that share Redis. A store that does not answer refuses.
+//! `read` checks the proof by itself. Then the caller of this file verifies the token with the proof's key. `admit`
+//! comes last: it lets the proof count once, in this process and among the replicas that share Redis. A store that does
+//! not answer refuses.
 
 use std::sync::Arc;
 
@@ -53,8 +54,8 @@ impl Proofs {
         refusal.challenged(challenge("invalid_token"))
     }
 
-    /// Lets the proof of a verified token of this issuer count, once. Returns the nonce for the client's next proofs, if the one
-    /// that it used ends soon.
+    /// Lets the proof of a verified token of this issuer count, once. Returns the nonce for the client's next proofs,
+    /// if the one that it used ends soon.
     ///
     /// # Errors
     /// The proof is too old, lacks a fresh nonce or counted before; or the log is full, or the store does not answer.

@@ -1,6 +1,7 @@
 //! Tests of key refresh: keys arrive, change and fail, from a local server that counts requests and from swapped files.
 //!
-//! As in the gate, the refresher runs on a runtime of its own thread, so the tests also cover notifications across runtimes.
+//! As in the gate, the refresher runs on a runtime of its own thread, so the tests also cover notifications across
+//! runtimes.
 
 use std::collections::HashMap;
 use std::sync::Arc;

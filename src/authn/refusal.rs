@@ -1,6 +1,7 @@
 //! The refusal of a token as its record shows it: the failed check, and what the token says about its issuer and key.
 //!
-//! The token is not verified here, so its words are cut and lose control characters. The token itself is never recorded.
+//! The token is not verified here, so its words are cut and lose control characters. The token itself is never
+//! recorded.
 
 use cedargate_policy::denial::{Refusal, RefusedCredential};
 use cedargate_policy::json;
@@ -12,8 +13,8 @@ use super::jws;
 const SHOWN_CHARS_MAX: usize = 256;
 
 impl TokenError {
-    /// The refusal of a token, with what its record shows: the check that failed, and the token's own words on its issuer and
-    /// key, cut to `SHOWN_CHARS_MAX`. Never the token.
+    /// The refusal of a token, with what its record shows: the check that failed, and the token's own words on its
+    /// issuer and key, cut to `SHOWN_CHARS_MAX`. Never the token.
     pub fn refusal_of(self, token: &str) -> Refusal {
         let mut segments = token.split('.').map(|segment| {
             let bytes = jws::decode(segment).ok()?;

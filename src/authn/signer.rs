@@ -1,7 +1,7 @@
 //! A P-256 key that signs ES256 tokens: the gate's assertion key and the demo issuer's.
 //!
-//! This module handles keys, PEM and the compact serialisation, not claims. The private part never prints; `to_pem` is the only
-//! function that returns it, for the demo.
+//! This module handles keys, PEM and the compact serialisation, not claims. The private part never prints; `to_pem` is
+//! the only function that returns it, for the demo.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 /// Bits of an IPv6 address that name a client: one client has a whole /64.
 const IPV6_PREFIX: u32 = 64;
 
-/// The network that counts as one client: an IPv4 address, or the /64 of an IPv6 address. An IPv4-mapped address is IPv4.
+/// The network that counts as one client: an IPv4 address, or the /64 of an IPv6 address. An IPv4-mapped address is
+/// IPv4.
 pub fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - IPV6_PREFIX)))),

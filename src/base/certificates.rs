@@ -1,4 +1,5 @@
-//! Facts about certificates that listeners and clients share: the time of their validity, and the system's own authorities.
+//! Facts about certificates that listeners and clients share: the time of their validity, and the system's own
+//! authorities.
 
 use std::sync::{Arc, OnceLock};
 
@@ -38,8 +39,8 @@ impl Validity {
     }
 }
 
-/// True if the system has certificates of public authorities; a minimal image has none. Looked up once. Without them a client
-/// trusts no authority, so that only TLS to a server of a public authority fails.
+/// True if the system has certificates of public authorities; a minimal image has none. Looked up once. Without them a
+/// client trusts no authority, so that only TLS to a server of a public authority fails.
 pub fn has_system_authorities() -> bool {
     system_authorities().is_ok()
 }

@@ -1,8 +1,8 @@
 //! Timers that fire while the peer keeps a task busy.
 //!
-//! tokio gives each turn of a task a budget of I/O operations. After the budget is spent, tokio's own timers report that they
-//! are pending, even after their time. A task that reads first and looks at its timer afterwards would never see the timer fire
-//! while its peer sends faster than the task reads. The timers here ignore the budget.
+//! tokio gives each turn of a task a budget of I/O operations. After the budget is spent, tokio's own timers report
+//! that they are pending, even after their time. A task that reads first and looks at its timer afterwards would never
+//! see the timer fire while its peer sends faster than the task reads. The timers here ignore the budget.
 
 use std::time::Duration;
 

@@ -9,8 +9,8 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash
 }
 
-/// SHA-256 of the concatenation of `parts`. Lengths are not part of it: use it only if no other split of the same bytes is
-/// possible.
+/// SHA-256 of the concatenation of `parts`. Lengths are not part of it: use it only if no other split of the same bytes
+/// is possible.
 pub fn sha256_of(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
     for part in parts {

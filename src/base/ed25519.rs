@@ -1,8 +1,8 @@
 //! Ed25519 keys in PEM: sign and verify what the gate publishes apart from tokens.
 //!
 //! A private key is PKCS#8 (`openssl genpkey -algorithm ed25519`), a public key is SubjectPublicKeyInfo (`openssl pkey
-//! -pubout`). The private part never prints. Callers put a text of their own in front of what they sign, so that a signature
-//! made for one purpose means nothing for another.
+//! -pubout`). The private part never prints. Callers put a text of their own in front of what they sign, so that a
+//! signature made for one purpose means nothing for another.
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use base64::Engine as _;

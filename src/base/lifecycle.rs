@@ -1,12 +1,12 @@
 //! Readiness and shutdown: the two states of the process that every listener and task reads.
 //!
-//! Shutdown has four phases after *running*. *Draining*: readiness is gone, answers ask clients to leave, listeners still
-//! accept until load balancers have noticed. *Closing*: listeners accept nothing new, requests in flight finish. *Drained*:
-//! they have finished, or their time is over; the app may end. *Forced*: what is still open is dropped.
+//! Shutdown has four phases after *running*. *Draining*: readiness is gone, answers ask clients to leave, listeners
+//! still accept until load balancers have noticed. *Closing*: listeners accept nothing new, requests in flight finish.
+//! *Drained*: they have finished, or their time is over; the app may end. *Forced*: what is still open is dropped.
 //!
 //! A signal, the control socket and a deadline may move the phase at the same time. The phase is one `watch` value that
-//! `advance` only raises, so a late `drain` never undoes a `force`, and every reader sees each phase it has reached. A dropped
-//! trigger counts as *forced*: tasks end instead of waiting for a signal that cannot come.
+//! `advance` only raises, so a late `drain` never undoes a `force`, and every reader sees each phase it has reached. A
+//! dropped trigger counts as *forced*: tasks end instead of waiting for a signal that cannot come.
 //!
 //! Readiness is a set of named blockers, so that a gate that is not ready names the steps it waits for.
 
@@ -28,7 +28,8 @@ enum Phase {
     Forced,
 }
 
-/// Requests on the admin listener that may wait for the end of a drain at the same time: one for each container of the pod.
+/// Requests on the admin listener that may wait for the end of a drain at the same time: one for each container of the
+/// pod.
 const DRAIN_WAITERS_MAX: usize = 8;
 
 /// Requests that wait for the end of a drain. The process gives them time to be answered before it ends.
@@ -109,7 +110,8 @@ impl ShutdownTrigger {
 }
 
 impl Shutdown {
-    /// A reader that reports only *forced*, for listeners that must answer while the rest drains: admin, control, reload.
+    /// A reader that reports only *forced*, for listeners that must answer while the rest drains: admin, control,
+    /// reload.
     pub fn forced_only(&self) -> Self {
         Self {
             receiver: self.receiver.clone(),
@@ -176,8 +178,8 @@ impl Shutdown {
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<BTreeSet<String>>>);
 
-/// One step that must finish before the gate is ready. Dropped without `done`, it keeps blocking: a task that ended in a
-/// panic has not finished its step.
+/// One step that must finish before the gate is ready. Dropped without `done`, it keeps blocking: a task that ended in
+/// a panic has not finished its step.
 #[derive(Debug)]
 pub struct Blocker {
     readiness: Readiness,

@@ -1,7 +1,8 @@
 //! Every metric that the gate publishes, named once.
 //!
-//! Labels are bounded: portals come from the configuration, all other values from closed sets; never a user, a path or policy
-//! text. Callers resolve a metric's handle once and keep it, so that counting on the path of a request is one atomic add.
+//! Labels are bounded: portals come from the configuration, all other values from closed sets; never a user, a path or
+//! policy text. Callers resolve a metric's handle once and keep it, so that counting on the path of a request is one
+//! atomic add.
 
 use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,

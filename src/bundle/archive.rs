@@ -1,8 +1,8 @@
 //! The archive of a bundle: a tar of regular files in one gzip member.
 //!
-//! The writer sets nothing that depends on time, user or machine. The reader accepts exactly the members that the manifest
-//! describes, in its order, and never more than the limits of the bundle; it interprets no extension of tar, so that a member
-//! has one name and one size.
+//! The writer sets nothing that depends on time, user or machine. The reader accepts exactly the members that the
+//! manifest describes, in its order, and never more than the limits of the bundle; it interprets no extension of tar,
+//! so that a member has one name and one size.
 
 use std::io::{self, Read, Write};
 

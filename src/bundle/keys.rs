@@ -1,5 +1,5 @@
-//! Ed25519 keys in PEM: PKCS#8 `PRIVATE KEY` to sign, SPKI `PUBLIC KEY` to verify, as `openssl genpkey` and `openssl pkey` write
-//! them. A key's id is the SHA-256 of its SPKI in hex. The private part never prints.
+//! Ed25519 keys in PEM: PKCS#8 `PRIVATE KEY` to sign, SPKI `PUBLIC KEY` to verify, as `openssl genpkey` and `openssl
+//! pkey` write them. A key's id is the SHA-256 of its SPKI in hex. The private part never prints.
 
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};

@@ -45,7 +45,8 @@ pub struct Manifest {
     pub created: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// SHA-256 of the tree: for each file in order the length of its name (8 bytes, big-endian), its name and its SHA-256.
+    /// SHA-256 of the tree: for each file in order the length of its name (8 bytes, big-endian), its name and its
+    /// SHA-256.
     pub tree: String,
     pub files: Vec<File>,
 }

@@ -67,8 +67,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Signature>, BundleError> {
     Ok(signatures)
 }
 
-/// Returns the id of a trusted key that signed the manifest. A wrong signature of a trusted key refuses the bundle, also beside
-/// a right one.
+/// Returns the id of a trusted key that signed the manifest. A wrong signature of a trusted key refuses the bundle,
+/// also beside a right one.
 pub(super) fn verify(manifest: &[u8], signatures: &[Signature], keys: &[PublicKey]) -> Result<String, BundleError> {
     let mut signed_by = None;
     for signature in signatures {

@@ -1,8 +1,8 @@
 //! Requests for a bundle: redirects, sizes, and the words for a failure.
 //!
-//! SECURITY: the credential goes to the configured origin alone. Redirects are followed, because registries and object stores
-//! answer with them, but only to URLs that `policies.bundle` would accept itself, and without the credential on another origin.
-//! The content is checked by signature and hash, so its server need not be trusted.
+//! SECURITY: the credential goes to the configured origin alone. Redirects are followed, because registries and object
+//! stores answer with them, but only to URLs that `policies.bundle` would accept itself, and without the credential on
+//! another origin. The content is checked by signature and hash, so its server need not be trusted.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! The bundles on disk, below `policies.state_dir/bundle/`: the last one taken, the last one that every portal accepted, and
-//! the state.
+//! The bundles on disk, below `policies.state_dir/bundle/`: the last one taken, the last one that every portal
+//! accepted, and the state.
 //!
-//! Each file is written under another name, made durable and renamed into place: a crash leaves the old one or the new one.
-//! The archive is written before the state. A crash in between leaves a state with a lower number, which the archive's own
-//! manifest then raises. The files are as untrusted as a download: readers verify them.
+//! Each file is written under another name, made durable and renamed into place: a crash leaves the old one or the new
+//! one. The archive is written before the state. A crash in between leaves a state with a lower number, which the
+//! archive's own manifest then raises. The files are as untrusted as a download: readers verify them.
 
 use std::fs;
 use std::io;
@@ -108,7 +108,8 @@ impl Kept {
         self.write(LATEST, archive).and_then(|()| self.write(STATE, &text))
     }
 
-    /// Keeps the last bundle as the last good one, if it still has this digest: a newer one may be saved and not loaded yet.
+    /// Keeps the last bundle as the last good one, if it still has this digest: a newer one may be saved and not loaded
+    /// yet.
     pub fn confirm(&self, accepted: &[u8; 32]) -> Result<(), String> {
         let _one_writer = self.writing.lock();
         let Some(archive) = self.latest()?.filter(|latest| sha256(latest) == *accepted) else {

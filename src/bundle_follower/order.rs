@@ -9,8 +9,8 @@ pub(super) struct Mark {
     pub tree: String,
 }
 
-/// SECURITY: without this check, a server or an attacker on its disk could bring back any older bundle, whose signature is still
-/// good.
+/// SECURITY: without this check, a server or an attacker on its disk could bring back any older bundle, whose signature
+/// is still good.
 pub(super) fn check_order(last: Option<&Mark>, next: &Mark, rollback: Rollback) -> Result<(), String> {
     let Some(last) = last.filter(|_| rollback == Rollback::Refused) else {
         return Ok(());

@@ -168,8 +168,8 @@ impl ControlSocket {
         request.send(UnixStream::connect(&self.0)).await
     }
 
-    /// True once the process with this id does not answer on the socket any more: the socket's file is gone, another process
-    /// answers, or connections are refused for `REFUSED_MAX`. False if it still answers after `timeout`.
+    /// True once the process with this id does not answer on the socket any more: the socket's file is gone, another
+    /// process answers, or connections are refused for `REFUSED_MAX`. False if it still answers after `timeout`.
     async fn has_process_ended(&self, pid_before: Option<u64>, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut refused_since: Option<Instant> = None;

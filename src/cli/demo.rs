@@ -1,9 +1,10 @@
-//! `cedargate demo`: runs a gate, a demo shop with two portals, a token issuer and accounts in one process, and prints what to
-//! try.
+//! `cedargate demo`: runs a gate, a demo shop with two portals, a token issuer and accounts in one process, and prints
+//! what to try.
 //!
-//! Only the app is made up: the gate is the one that `serve` starts, and it reads the policy tree on disk, so that an edit
-//! takes effect at once. The issuer's key exists only in this process. The accounts are users of that issuer: `alice` is the
-//! same principal with her token and with her session. Where no tree is at hand, as in the image, it reads the installed one.
+//! Only the app is made up: the gate is the one that `serve` starts, and it reads the policy tree on disk, so that an
+//! edit takes effect at once. The issuer's key exists only in this process. The accounts are users of that issuer:
+//! `alice` is the same principal with her token and with her session. Where no tree is at hand, as in the image, it
+//! reads the installed one.
 
 mod api;
 mod app;
@@ -54,7 +55,8 @@ pub(crate) struct Args {
     /// Port of the proxy; the others are the next ones. 0 takes any free ports
     #[arg(long, default_value_t = 8900)]
     port: u16,
-    /// Folder of the portals' built pages (`customer/index.html`, …), for their developers. Default: those in the program
+    /// Folder of the portals' built pages (`customer/index.html`, …), for their developers. Default: those in the
+    /// program
     #[arg(long, value_name = "DIR")]
     portals: Option<PathBuf>,
 }

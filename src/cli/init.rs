@@ -45,7 +45,8 @@ pub(crate) struct InitArgs {
     /// The portals, separated by commas; each is at /portal/<name>
     #[arg(long, value_delimiter = ',', default_value = "customer", value_parser = slug)]
     portal: Vec<PortalSlug>,
-    /// The tenant: the issuer may speak for it alone, and callers of the tests have it. Default: any; `acme` in the tests
+    /// The tenant: the issuer may speak for it alone, and callers of the tests have it. Default: any; `acme` in the
+    /// tests
     #[arg(long, value_parser = name)]
     tenant: Option<String>,
     /// Your OpenID Connect issuer. Default: a key on this machine, for `cedargate token mint`

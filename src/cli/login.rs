@@ -1,7 +1,7 @@
 //! `cedargate login`: gets a token for `curl` and scripts from the provider, by the device flow (RFC 8628).
 //!
-//! The user logs in with a browser, on this machine or another. The token goes to stdout or into a file of its owner; nothing is
-//! stored besides, and no refresh token is asked for.
+//! The user logs in with a browser, on this machine or another. The token goes to stdout or into a file of its owner;
+//! nothing is stored besides, and no refresh token is asked for.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;

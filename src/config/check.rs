@@ -1,8 +1,8 @@
 //! Checks that several sections share, and the list of their mistakes.
 //!
-//! A check returns the checked value, or reports a mistake and returns `None`. `schema` has already reported a required key
-//! that is absent or of the wrong type, so a check skips it. A restriction that could be read in two ways is an error. Messages
-//! show no URL that could hold a password: a URL with `@` in it is described and not repeated.
+//! A check returns the checked value, or reports a mistake and returns `None`. `schema` has already reported a required
+//! key that is absent or of the wrong type, so a check skips it. A restriction that could be read in two ways is an
+//! error. Messages show no URL that could hold a password: a URL with `@` in it is described and not repeated.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -30,12 +30,14 @@ const RESERVED_HEADERS: [&str; 11] = [
     "content-type",
 ];
 
-/// The context of all checks: the mistakes found, the tree that knows their lines, the folder where relative paths start.
+/// The context of all checks: the mistakes found, the tree that knows their lines, the folder where relative paths
+/// start.
 pub struct Checker<'a> {
     pub errors: &'a mut ConfigErrors,
     pub tree: &'a Node,
     pub folder: &'a Path,
-    /// Files whose content became part of the configuration; files that are read again while the gate runs are not listed.
+    /// Files whose content became part of the configuration; files that are read again while the gate runs are not
+    /// listed.
     pub secret_files: Vec<PathBuf>,
 }
 

@@ -1,7 +1,8 @@
 //! The keys of `cedargate.yaml`, and their conversion to a `Config`.
 //!
-//! The JSON Schema is generated from these types, and `schema` checks a file against it, so a key that is added to a section is
-//! known everywhere at once: suggestions for unknown keys, environment variables, `config schema`, `config print`.
+//! The JSON Schema is generated from these types, and `schema` checks a file against it, so a key that is added to a
+//! section is known everywhere at once: suggestions for unknown keys, environment variables, `config schema`, `config
+//! print`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -158,7 +159,8 @@ impl Checker<'_> {
         );
         let identity = self.identity(document.identity.clone(), identity_prefix);
         self.not_our_own(&document.issuers, public_url.as_deref());
-        // INVARIANT: portals refer to issuers by index, so none may be missing; a left-out issuer or portal was reported
+        // INVARIANT: portals refer to issuers by index, so none may be missing; a left-out issuer or portal was
+        // reported
         let complete = !lacks_proxies
             && listed == document.issuers.len() + document.client_certificates.len()
             && portals.as_ref().map(Vec::len) == document.portals.as_ref().map(BTreeMap::len);

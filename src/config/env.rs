@@ -1,7 +1,7 @@
 //! The environment as a layer over the file: `CEDARGATE_SECTION__KEY=value` is written into the tree.
 //!
-//! The schema says how a value reads (a number, a list …), but nothing is checked here: an unknown key is written as well, and
-//! `schema` reports it. Variables that Kubernetes makes for a service named cedargate are ignored.
+//! The schema says how a value reads (a number, a list …), but nothing is checked here: an unknown key is written as
+//! well, and `schema` reports it. Variables that Kubernetes makes for a service named cedargate are ignored.
 
 use std::sync::Arc;
 

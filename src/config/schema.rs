@@ -1,8 +1,8 @@
 //! The JSON Schema of `cedargate.yaml`, and the check of a file against it.
 //!
-//! The check reports unknown, repeated and missing keys, wrong types, values outside their bounds, and texts that do not have
-//! their format. A value with a mistake is left out of the JSON that comes back, so that the checks after this one still run
-//! on the rest and all mistakes appear together.
+//! The check reports unknown, repeated and missing keys, wrong types, values outside their bounds, and texts that do
+//! not have their format. A value with a mistake is left out of the JSON that comes back, so that the checks after this
+//! one still run on the rest and all mistakes appear together.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use super::tree::{Node, Origin, Shape, join};
 use super::values::{TEXT_MAXIMUM, TEXT_MINIMUM, check_size, check_span, parse_size, parse_span};
 
 /// Keys of the contract whose feature this version does not have. They are refused, because a setting without effect is
-/// worse than an error. To make one available, remove it here and add the key to its section. `key=value` refuses one value.
+/// worse than an error. To make one available, remove it here and add the key to its section. `key=value` refuses one
+/// value.
 const NOT_AVAILABLE: [&str; 0] = [];
 
 /// A check of a tree against the schema `root`.
@@ -226,7 +227,8 @@ pub fn json_schema() -> Value {
     schemars::schema_for!(Document).to_value()
 }
 
-/// Every key of the schema, as documentation writes it: `listen.proxy.address`, `issuers[].name`, `portals.<slug>.tenant`.
+/// Every key of the schema, as documentation writes it: `listen.proxy.address`, `issuers[].name`,
+/// `portals.<slug>.tenant`.
 pub fn keys(root: &Value) -> Vec<String> {
     let mut found = Vec::new();
     collect_keys(root, root, "", &mut found);

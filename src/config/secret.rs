@@ -91,7 +91,8 @@ impl Checker<'_> {
         tokens
     }
 
-    /// The secret at `key` or in the file at `<key>_file`. `None`: a mistake was reported; `Some(None)`: neither is given.
+    /// The secret at `key` or in the file at `<key>_file`. `None`: a mistake was reported; `Some(None)`: neither is
+    /// given.
     pub fn secret(&mut self, key: &str, inline: Option<&SecretText>, file: Option<&Path>) -> Option<Option<Secret>> {
         let file_key = format!("{key}_file");
         match (inline, file) {

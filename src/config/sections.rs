@@ -1,8 +1,9 @@
-//! The sections of `cedargate.yaml`, one file each: the keys, their defaults, and the checks of a key against other keys.
+//! The sections of `cedargate.yaml`, one file each: the keys, their defaults, and the checks of a key against other
+//! keys.
 //!
-//! A section of plain values is one struct: serde reads it, schemars describes it, and the gate uses it. A section that needs
-//! more (addresses to parse, files to read, keys that exclude each other) has a `Raw…` struct as the file says it and a
-//! checked one for the gate. Doc comments of keys become the descriptions of the JSON Schema.
+//! A section of plain values is one struct: serde reads it, schemars describes it, and the gate uses it. A section that
+//! needs more (addresses to parse, files to read, keys that exclude each other) has a `Raw…` struct as the file says it
+//! and a checked one for the gate. Doc comments of keys become the descriptions of the JSON Schema.
 //!
 //! A required key is an `Option` marked `schemars(required)`: `schema` reports its absence, and the checks still run on
 //! the rest, so that all mistakes appear together.

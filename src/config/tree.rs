@@ -1,7 +1,7 @@
 //! A YAML document as a tree; every node has the file and line where it was written.
 //!
-//! The tree has no types and no meaning yet; `schema` and `check` add them. Duplicate keys are kept, so that they are reported
-//! beside all other mistakes.
+//! The tree has no types and no meaning yet; `schema` and `check` add them. Duplicate keys are kept, so that they are
+//! reported beside all other mistakes.
 
 use std::fmt;
 use std::sync::Arc;

@@ -67,8 +67,8 @@ impl Config {
         })
     }
 
-    /// Local accounts are an issuer of their own. A portal that trusts every issuer then trusts two, and the subjects of the
-    /// first get a prefix, which policies and the app see.
+    /// Local accounts are an issuer of their own. A portal that trusts every issuer then trusts two, and the subjects
+    /// of the first get a prefix, which policies and the app see.
     fn subjects_renamed(&self) -> Option<String> {
         let of_tokens = |index: &usize| {
             let issuer = self.issuers.get(*index);

@@ -1,7 +1,7 @@
 //! The admin listener: health, metrics, status. Read-only: no endpoint on it changes the gate's state.
 //!
-//! Probes differ by path alone. Readiness waits for named blockers and depends on neither the app nor the session store;
-//! `/status` reports both.
+//! Probes differ by path alone. Readiness waits for named blockers and depends on neither the app nor the session
+//! store; `/status` reports both.
 
 mod app_probes;
 
@@ -25,8 +25,9 @@ use crate::reload::{Outcomes, ReloadOutcome};
 use crate::session::StoreStatus;
 pub use app_probes::AppProbes;
 
-/// Longest time that `/drained` waits for a drain to begin. Kubelet runs the hooks of a pod's containers at the same time, so the
-/// gate's own hook may be a moment later. The end of an app's container alone, without a drain, takes this much longer.
+/// Longest time that `/drained` waits for a drain to begin. Kubelet runs the hooks of a pod's containers at the same
+/// time, so the gate's own hook may be a moment later. The end of an app's container alone, without a drain, takes this
+/// much longer.
 const DRAIN_BEGINS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time that `/status` waits for the app to accept a connection.
 const UPSTREAM_PROBE: Duration = Duration::from_millis(200);
@@ -111,8 +112,8 @@ impl Admin {
         readiness(&pending, &lines)
     }
 
-    /// Answers once the gate has drained: the app's container asks this before it ends (`preStop`), so that it outlives the
-    /// requests that the gate forwards to it. It starts nothing.
+    /// Answers once the gate has drained: the app's container asks this before it ends (`preStop`), so that it outlives
+    /// the requests that the gate forwards to it. It starts nothing.
     async fn drained(&self) -> Response<Body> {
         let Some(_waiter) = self.shutdown.drain_waiter() else {
             return text(

@@ -1,7 +1,8 @@
 //! The decision listener: finds the door of a request by its path.
 //!
-//! Each door authenticates its caller: an app shows the listener's token in `Authorization`; a proxy shows it in a header of its
-//! own, because `Authorization` is its client's. An unknown path is 404 and a wrong method 405; neither is a decision.
+//! Each door authenticates its caller: an app shows the listener's token in `Authorization`; a proxy shows it in a
+//! header of its own, because `Authorization` is its client's. An unknown path is 404 and a wrong method 405; neither
+//! is a decision.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,8 @@
 //! Envoy's `ext_authz` over gRPC: `Check` of `envoy.service.auth.v3`, and the health service of gRPC.
 //!
-//! Envoy states the request that it holds back, with the path as it will forward it. The decision is `gate::asked`'s. A permitted
-//! request gets every identity header, and Envoy removes the headers that the gate's own forwarding would remove.
+//! Envoy states the request that it holds back, with the path as it will forward it. The decision is `gate::asked`'s. A
+//! permitted request gets every identity header, and Envoy removes the headers that the gate's own forwarding would
+//! remove.
 //!
 //! SECURITY: without `encode_raw_headers` Envoy joins the lines of a header and replaces bytes that are not UTF-8 by
 //! `!`. Then a value with a comma counts as several lines, and a path with `!` is refused. The listener is on this

@@ -1,12 +1,13 @@
 //! The doors of proxies over HTTP: nginx, Traefik, Caddy, HAProxy, Envoy's `ext_authz` by HTTP, and proxies that asked
 //! oauth2-proxy.
 //!
-//! A proxy states the request that it holds back and forwards it if the answer is 200. The doors differ in the form of the
-//! question and in the statuses of the answer; the decision is the gate's (`gate::asked`). A permitted request is answered with
-//! the headers that the proxy must set, each of them always there.
+//! A proxy states the request that it holds back and forwards it if the answer is 200. The doors differ in the form of
+//! the question and in the statuses of the answer; the decision is the gate's (`gate::asked`). A permitted request is
+//! answered with the headers that the proxy must set, each of them always there.
 //!
-//! SECURITY: the statements count only from loopback or one of `trusted_proxies`. Behind `listen.decision.auth` the proxy also
-//! shows a token, in `x-cedargate-door-token`. Every refusal is a status that each of these proxies takes for a refusal.
+//! SECURITY: the statements count only from loopback or one of `trusted_proxies`. Behind `listen.decision.auth` the
+//! proxy also shows a token, in `x-cedargate-door-token`. Every refusal is a status that each of these proxies takes
+//! for a refusal.
 
 mod oauth2_proxy;
 

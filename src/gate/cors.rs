@@ -1,8 +1,9 @@
-//! Cross-origin requests, as `portal.yaml` says: preflights answered here or passed on, answers readable by allowed origins.
+//! Cross-origin requests, as `portal.yaml` says: preflights answered here or passed on, answers readable by allowed
+//! origins.
 //!
-//! A preflight carries no credential and changes nothing: the browser asks whether it may send a request. The gate treats a
-//! request as a preflight only if it is a bodyless OPTIONS with `Origin` and `Access-Control-Request-Method`, and only if the
-//! portal's `cors` says so.
+//! A preflight carries no credential and changes nothing: the browser asks whether it may send a request. The gate
+//! treats a request as a preflight only if it is a bodyless OPTIONS with `Origin` and `Access-Control-Request-Method`,
+//! and only if the portal's `cors` says so.
 
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::file::Cors;
@@ -69,7 +70,8 @@ pub fn share(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap)
     headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
 }
 
-/// Lets such a script read some headers of the gate's own answer, too. The app decides about the headers of its answers.
+/// Lets such a script read some headers of the gate's own answer, too. The app decides about the headers of its
+/// answers.
 pub fn expose(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
     if allowed_origin(cors, origin).is_some() {
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));

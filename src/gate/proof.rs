@@ -1,6 +1,7 @@
 //! The caller of a token that comes with a DPoP proof (RFC 9449).
 //!
-//! The order is fixed: the proof by itself, then the token with the proof's key, then whether the proof may still count.
+//! The order is fixed: the proof by itself, then the token with the proof's key, then whether the proof may still
+//! count.
 
 use std::sync::Arc;
 

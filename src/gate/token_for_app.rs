@@ -1,4 +1,5 @@
-//! The token that a permitted request carries to the app in `Authorization`, where the gate gives one (`upstream.token`).
+//! The token that a permitted request carries to the app in `Authorization`, where the gate gives one
+//! (`upstream.token`).
 //!
 //! SECURITY: a failure refuses the request. The client's own token never takes the place of the gate's.
 

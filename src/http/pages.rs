@@ -1,8 +1,8 @@
 //! HTML pages for people: one frame, one style, every value escaped.
 //!
-//! Foundation, used by `answer` and the login endpoints. A page has no script and loads nothing from another origin, and its
-//! content security policy enforces that. Values enter a page through `Html::text` or an attribute's escaping; only fixed texts
-//! of this crate enter it unescaped.
+//! Foundation, used by `answer` and the login endpoints. A page has no script and loads nothing from another origin,
+//! and its content security policy enforces that. Values enter a page through `Html::text` or an attribute's escaping;
+//! only fixed texts of this crate enter it unescaped.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -89,7 +89,8 @@ impl Html {
         self
     }
 
-    /// Appends a text, escaped for content and quoted attributes. Characters that could hide or reorder text are left out.
+    /// Appends a text, escaped for content and quoted attributes. Characters that could hide or reorder text are left
+    /// out.
     pub fn text(mut self, text: &str) -> Self {
         for c in text.chars() {
             match c {

@@ -1,8 +1,8 @@
 //! Characters that clients leave unescaped in a request target, and their escapes.
 //!
-//! Browsers percent-encode `é`, `<` or `"`; `curl` and scripts often do not. The guard of HTTP/1 and the reading of HTTP/2
-//! requests write the escapes before anything reads the target, so that policies, routes and the app see one form. Must never
-//! touch a character that separates parts of a target.
+//! Browsers percent-encode `é`, `<` or `"`; `curl` and scripts often do not. The guard of HTTP/1 and the reading of
+//! HTTP/2 requests write the escapes before anything reads the target, so that policies, routes and the app see one
+//! form. Must never touch a character that separates parts of a target.
 
 /// True for a byte that no URL holds as it is (RFC 3986, appendix A). A backslash is not among them: apps read it as a
 /// separator, and the path's rules refuse it.

@@ -1,7 +1,8 @@
 //! Forwards one permitted request to the app and streams the answer back; the last step of a permitted request's path.
 //!
-//! `forward` consumes the permit, so one decision forwards at most one request. It writes the identity headers from the permit
-//! only and never from the client's request. The request goes out by HTTP/1.1 or HTTP/2, as the leased connection requires.
+//! `forward` consumes the permit, so one decision forwards at most one request. It writes the identity headers from the
+//! permit only and never from the client's request. The request goes out by HTTP/1.1 or HTTP/2, as the leased
+//! connection requires.
 //!
 //! A pooled connection can die while the request is on its way to it: apps close connections that were idle.
 //! `send_with_retry` sends such a request once more, on a fresh connection, in two cases. Either hyper gives the whole
@@ -98,8 +99,8 @@ pub struct ForwardRequest<'a> {
     pub cut: Rc<CutSignal>,
 }
 
-/// One permitted request and its answer, over whichever connection. It holds what is large for as long as the exchange takes;
-/// the futures of its methods refer to it, because a future has room for each of its arguments twice.
+/// One permitted request and its answer, over whichever connection. It holds what is large for as long as the exchange
+/// takes; the futures of its methods refer to it, because a future has room for each of its arguments twice.
 pub struct Exchange<'a> {
     pool: &'a Pool,
     app: &'a App,
@@ -131,8 +132,8 @@ fn is_announced_as_empty(body: &Incoming) -> bool {
     !body.is_end_stream() && body.size_hint().exact() == Some(0)
 }
 
-/// Checks that a body announced as empty is empty. Over HTTP/2 frames may follow all the same, and the app must not take the
-/// request for complete before that is excluded.
+/// Checks that a body announced as empty is empty. Over HTTP/2 frames may follow all the same, and the app must not
+/// take the request for complete before that is excluded.
 async fn check_empty_body(body: &mut Incoming, wait_max: Duration) -> Result<(), UpstreamError> {
     match timeout(wait_max, body.frame()).await {
         Ok(None) => Ok(()),
@@ -247,8 +248,8 @@ impl<'a> Exchange<'a> {
         })
     }
 
-    /// Sends the request and waits for the head of the app's answer; the bodies stream. The drop of the future (client gone)
-    /// closes the app's connection, or resets the stream.
+    /// Sends the request and waits for the head of the app's answer; the bodies stream. The drop of the future (client
+    /// gone) closes the app's connection, or resets the stream.
     pub async fn answer(&mut self) -> Result<Response<Body>, UpstreamError> {
         match self.upgrade.take() {
             None => self.forward_ordinary().await,
@@ -304,7 +305,8 @@ impl<'a> Exchange<'a> {
         Ok(Response::from_parts(head, Body::empty()))
     }
 
-    /// Sends the request on a leased connection, and once more on a fresh one if the first was lost and the request allows it.
+    /// Sends the request on a leased connection, and once more on a fresh one if the first was lost and the request
+    /// allows it.
     async fn send_with_retry(&mut self) -> Result<AppResponse, UpstreamError> {
         let offer = match &self.request {
             Some(request) => version_offer(self.app, request),

@@ -1,6 +1,7 @@
 //! Whom oauth2-proxy let in: policies, the schema that they need, and tests. Public paths of `portal.yaml`.
 //!
-//! SECURITY: what cannot be said exactly is said more narrowly. Without a statement of who may come in, no policy permits.
+//! SECURITY: what cannot be said exactly is said more narrowly. Without a statement of who may come in, no policy
+//! permits.
 
 use cedargate_policy::json::quoted;
 
@@ -150,7 +151,8 @@ impl Access {
         let rule = if condition.is_some() { "any-action" } else { "permit-all" };
         let mut text = format!(
             "// The callers whom oauth2-proxy let in may do everything. Narrow this, one action at a time.\n\
-             // lint: allow({rule}) oauth2-proxy decides by the caller alone\n@id(\"let-in\")\npermit (principal, action, resource)"
+             // lint: allow({rule}) oauth2-proxy decides by the caller alone\n@id(\"let-in\")\npermit (principal,
+             // action, resource)"
         );
         if let Some(condition) = condition {
             text.push_str(&format!("\nwhen {{\n    {condition}\n}}"));
@@ -253,8 +255,8 @@ fn plainly(regex: &str) -> String {
     regex.chars().filter(|c| !c.is_control()).take(80).collect()
 }
 
-/// The paths of a regular expression that is a literal: `^/health$`, `^/static/`, `^/static/.*`. A prefix that ends inside of a
-/// segment stands for that segment alone and what is below it, which is less.
+/// The paths of a regular expression that is a literal: `^/health$`, `^/static/`, `^/static/.*`. A prefix that ends
+/// inside of a segment stands for that segment alone and what is below it, which is less.
 fn paths_of(regex: &str) -> Option<Vec<String>> {
     let literal = regex.strip_prefix('^')?;
     let literal = literal.replace("\\.", "\u{1}").replace("\\/", "/").replace("\\-", "-");

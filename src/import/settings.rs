@@ -1,7 +1,7 @@
 //! Reads oauth2-proxy's settings: TOML, command-line flags, or environment variables; `alpha` reads YAML.
 //!
-//! Names become those of the TOML file. Flags and variables are found line by line, so that a manifest, a Compose file, a unit
-//! file or a shell script can be read as it is.
+//! Names become those of the TOML file. Flags and variables are found line by line, so that a manifest, a Compose file,
+//! a unit file or a shell script can be read as it is.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
-//! The last look before a text is given out: it says what the text before said, and nothing more than the sidecar's parts.
+//! The last look before a text is given out: it says what the text before said, and nothing more than the sidecar's
+//! parts.
 //!
-//! The edits are made to the text, so a layout that they were not made for could change a value that is not theirs. Both texts
-//! are read again here, and every value is compared.
+//! The edits are made to the text, so a layout that they were not made for could change a value that is not theirs.
+//! Both texts are read again here, and every value is compared.
 
 use std::collections::BTreeMap;
 

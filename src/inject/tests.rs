@@ -81,8 +81,8 @@ fn checked(text: &str, options: &Options) -> String {
     injected
 }
 
-/// The value without what inject adds, found apart from its own removal. Probes and targets of Services get their marks back
-/// from the record.
+/// The value without what inject adds, found apart from its own removal. Probes and targets of Services get their marks
+/// back from the record.
 fn stripped(value: &Value) -> Value {
     match value {
         Value::List(items) => Value::List(

@@ -212,8 +212,8 @@ fn end_of(style: StructureStyle, span: &Span, last: Option<usize>, start: usize)
     Ok(last.unwrap_or(start).max(start))
 }
 
-/// The parser's span of a block scalar reaches into the lines after it. Empty lines belong to the scalar only if it keeps
-/// them (`|+`).
+/// The parser's span of a block scalar reaches into the lines after it. Empty lines belong to the scalar only if it
+/// keeps them (`|+`).
 fn block_scalar_end(text: &str, start: usize, end: usize, value: &str) -> usize {
     let content = text.get(start..end).unwrap_or_default();
     let keeps = value.ends_with("\n\n") || value == "\n";

@@ -1,4 +1,5 @@
-//! One workload: what keeps it from getting the sidecar, its app's container and port, and the edits that add the sidecar.
+//! One workload: what keeps it from getting the sidecar, its app's container and port, and the edits that add the
+//! sidecar.
 
 use super::edit::Editor;
 use super::ending::EndingPlan;

@@ -1,7 +1,8 @@
-//! The claims of a login: those of the ID token, of the source that `claims_from` names, and of userinfo if a mapped claim is
-//! missing.
+//! The claims of a login: those of the ID token, of the source that `claims_from` names, and of userinfo if a mapped
+//! claim is missing.
 //!
-//! SECURITY: the claims that identify the user and the login come from the ID token alone; no other source replaces them.
+//! SECURITY: the claims that identify the user and the login come from the ID token alone; no other source replaces
+//! them.
 
 use cedargate_policy::claim_path::ClaimPath;
 use cedargate_policy::types::Redacted;

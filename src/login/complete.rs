@@ -1,8 +1,8 @@
 //! Completes a login: turns the query of a callback into session data.
 //!
-//! The steps run in a fixed order and each can fail the login: open `state` with the browser's cookie; check `iss` before any
-//! other parameter is used (RFC 9207); mark the callback as used; redeem the code; verify the ID token; check the step-up;
-//! complete the claims from access token and userinfo.
+//! The steps run in a fixed order and each can fail the login: open `state` with the browser's cookie; check `iss`
+//! before any other parameter is used (RFC 9207); mark the callback as used; redeem the code; verify the ID token;
+//! check the step-up; complete the claims from access token and userinfo.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -180,7 +180,8 @@ impl RelyingParty {
 
     /// Marks the callback as used; false if it was used before.
     async fn is_first_use(&self, parts: StateParts<'_>) -> Result<bool, LoginFailure> {
-        // SECURITY: keyed by the login part alone: a client can replace the destination and would make the callback look new
+        // SECURITY: keyed by the login part alone: a client can replace the destination and would make the callback
+        // look new
         let first = self
             .sessions
             .first("state", &sha256(parts.login.as_bytes()), CALLBACK_USED_TTL)

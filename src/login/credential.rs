@@ -1,7 +1,7 @@
 //! The gate's client credential at a provider: a secret, or a private key (RFC 7523).
 //!
-//! The file is read at every use, once per login or refresh, so that replacing the file rotates the secret. If the file cannot
-//! be read, the value that was read last stays in force. Secrets and keys never print.
+//! The file is read at every use, once per login or refresh, so that replacing the file rotates the secret. If the file
+//! cannot be read, the value that was read last stays in force. Secrets and keys never print.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

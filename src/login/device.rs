@@ -1,8 +1,8 @@
 //! The device flow (RFC 8628): a command without a browser gets tokens, while the user logs in on any other device.
 //!
-//! `cedargate login` uses it with a public client of its own, never with the gate's. Nothing of the provider's answer is shown
-//! before it is checked: a code and an address that a terminal prints must not move its cursor, and the address is one that a
-//! user may type a code into.
+//! `cedargate login` uses it with a public client of its own, never with the gate's. Nothing of the provider's answer
+//! is shown before it is checked: a code and an address that a terminal prints must not move its cursor, and the
+//! address is one that a user may type a code into.
 
 use std::time::Duration;
 
@@ -124,7 +124,8 @@ impl DeviceLogin {
         })
     }
 
-    /// Asks at the provider's interval until the user is done; `slow_down` and lost connections make the interval longer.
+    /// Asks at the provider's interval until the user is done; `slow_down` and lost connections make the interval
+    /// longer.
     pub async fn wait(self) -> Result<DeviceTokens, DeviceError> {
         let mut asked = self.client.exchange_device_access_token(&self.answer);
         for (name, value) in &self.parameters {

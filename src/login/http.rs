@@ -65,7 +65,8 @@ impl Http {
             .headers(head.headers)
             .body(body);
         let response = self.exchange(request).await?;
-        // without the content type, which `oauth2` would hold against `application/json`: the body says whether it is JSON
+        // without the content type, which `oauth2` would hold against `application/json`: the body says whether it is
+        // JSON
         let builder = http::Response::builder().status(response.status);
         builder.body(response.body).map_err(|_invalid| HttpError::Request)
     }

@@ -1,7 +1,7 @@
 //! One OIDC provider: the URLs that browsers are redirected to, and the gate's own requests to its endpoints.
 //!
-//! The `oauth2` library runs each OAuth step over one bounded HTTP exchange. The tokens that come back are unverified strings;
-//! `complete.rs` and `renew.rs` have `authn` verify them.
+//! The `oauth2` library runs each OAuth step over one bounded HTTP exchange. The tokens that come back are unverified
+//! strings; `complete.rs` and `renew.rs` have `authn` verify them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

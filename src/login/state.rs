@@ -1,11 +1,11 @@
 //! The login state: the data of a login while the browser is at the provider.
 //!
-//! It travels sealed in the OAuth parameter `state`. The gate stores nothing, so any replica can complete the login, and logins
-//! in several tabs are independent of each other. Logins under way must survive an upgrade: the serialized names and values of
-//! this file do not change.
+//! It travels sealed in the OAuth parameter `state`. The gate stores nothing, so any replica can complete the login,
+//! and logins in several tabs are independent of each other. Logins under way must survive an upgrade: the serialized
+//! names and values of this file do not change.
 //!
-//! SECURITY: the seal's key is made of the server's keys and the browser's login cookie, so no other browser can complete the
-//! login. Nonce and PKCE verifier are derived from a sealed seed; `state` never contains them.
+//! SECURITY: the seal's key is made of the server's keys and the browser's login cookie, so no other browser can
+//! complete the login. Nonce and PKCE verifier are derived from a sealed seed; `state` never contains them.
 
 use aws_lc_rs::{hkdf, rand};
 use base64::Engine as _;
@@ -20,8 +20,8 @@ const LIFETIME_MILLIS: i64 = 10 * 60 * 1000;
 const CLOCK_SKEW_MILLIS: i64 = 60 * 1000;
 /// Version of the serialized format; other versions are refused.
 const VERSION: u8 = 1;
-/// Bytes of a return path that fits into `state` twice (login state and destination); with a longer one the URL would be too long
-/// for some providers.
+/// Bytes of a return path that fits into `state` twice (login state and destination); with a longer one the URL would
+/// be too long for some providers.
 const DESTINATION_PATH_BYTES_MAX: usize = 512;
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -43,8 +43,8 @@ pub(super) struct LoginState {
     seed: Seed,
 }
 
-/// Provider, portal and return path of a login, sealed with the server's keys alone. Lets a browser begin the login again if its
-/// login cookie has changed since: several tabs that began without a cookie overwrite each other's.
+/// Provider, portal and return path of a login, sealed with the server's keys alone. Lets a browser begin the login
+/// again if its login cookie has changed since: several tabs that began without a cookie overwrite each other's.
 ///
 /// SECURITY: it is bound to no browser. It may begin a new login, never complete one.
 #[derive(Debug, Deserialize, Serialize)]

@@ -1,7 +1,7 @@
 //! The response of a token endpoint (RFC 6749, section 5.1), read as tolerantly as providers write it.
 //!
-//! Only `access_token` and `id_token` must be well formed. The gate knows how to go on without the other members, so an odd
-//! `expires_in`, `scope` or `refresh_token` counts as absent. Messages name the member and never its value.
+//! Only `access_token` and `id_token` must be well formed. The gate knows how to go on without the other members, so an
+//! odd `expires_in`, `scope` or `refresh_token` counts as absent. Messages name the member and never its value.
 
 use std::time::Duration;
 

@@ -111,7 +111,8 @@ impl Example {
         }
     }
 
-    /// The entities that say something, by name: actions are in the schema, and paths have the ancestors that their ids name.
+    /// The entities that say something, by name: actions are in the schema, and paths have the ancestors that their ids
+    /// name.
     pub fn described(&self) -> Vec<Value> {
         let says_something = |entity: &&Value| {
             let ty = entity.pointer("/uid/type").and_then(Value::as_str).unwrap_or_default();

@@ -1,14 +1,15 @@
 //! Takes emergency forbids into force apart from everything else, so that no portal's files delay another portal's
 //! emergency forbid.
 //!
-//! The thread `reload` loads one portal after the other, and one portal's owner decides how long that takes: by many policies,
-//! by slow decision tests, by a new edit every moment. This thread reads the folders `_deny/` alone. It joins each file that
-//! is equal in two readings, `CHANGE_QUIET` apart, to the revision in force; the portal's other files do not matter for that.
+//! The thread `reload` loads one portal after the other, and one portal's owner decides how long that takes: by many
+//! policies, by slow decision tests, by a new edit every moment. This thread reads the folders `_deny/` alone. It joins
+//! each file that is equal in two readings, `CHANGE_QUIET` apart, to the revision in force; the portal's other files do
+//! not matter for that.
 //!
-//! It only adds. Everything else about emergency forbids stays with `reload`: releasing them, reports, and files that do not
-//! parse or hold no forbid. Both threads replace revisions under the portal's lock (`swaps`). A load may have read the files
-//! before a forbid joined. So a joined forbid is kept in `Portal::writer` until a reading that began later has seen its
-//! file, and each load meanwhile lays it over the files that it read.
+//! It only adds. Everything else about emergency forbids stays with `reload`: releasing them, reports, and files that
+//! do not parse or hold no forbid. Both threads replace revisions under the portal's lock (`swaps`). A load may have
+//! read the files before a forbid joined. So a joined forbid is kept in `Portal::writer` until a reading that began
+//! later has seen its file, and each load meanwhile lays it over the files that it read.
 //!
 //! The watcher wakes this thread for each event that may concern a folder `_deny/`. Without watches it looks at each
 //! `policies.poll`. A panic is counted, and the next pass tries again.

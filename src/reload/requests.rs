@@ -1,9 +1,9 @@
 //! Reload requests: the control socket asks the reloader to read the policy files now, and waits for the outcome.
 //!
-//! The control socket adds a request, the reloader takes all of them before it reads. A request is answered by the first
-//! reading that began after the request and found every portal's files settled; a reading that finds a portal still being
-//! written puts its requests back. At most `REQUESTS_MAX` wait; the next one is refused. A request whose caller went away is
-//! dropped when another one arrives.
+//! The control socket adds a request, the reloader takes all of them before it reads. A request is answered by the
+//! first reading that began after the request and found every portal's files settled; a reading that finds a portal
+//! still being written puts its requests back. At most `REQUESTS_MAX` wait; the next one is refused. A request whose
+//! caller went away is dropped when another one arrives.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,8 +63,8 @@ impl ReloadRequests {
         }
     }
 
-    /// Every portal's outcome after a reading that begins now. With a bundle the gate asks its server first; a failure of that is
-    /// in the bundle's status.
+    /// Every portal's outcome after a reading that begins now. With a bundle the gate asks its server first; a failure
+    /// of that is in the bundle's status.
     pub async fn reload(&self) -> Result<BTreeMap<PortalSlug, ReloadOutcome>, ReloadRequestError> {
         if let Some(bundle) = &self.bundle
             && !bundle.check_now().await

@@ -1,7 +1,7 @@
 //! The reloader's source of policy trees: folders, or a bundle.
 //!
-//! A bundle is always settled, and both threads see a new one in the same moment. Everything after the reading is the same for
-//! both.
+//! A bundle is always settled, and both threads see a new one in the same moment. Everything after the reading is the
+//! same for both.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Saves last good revisions on disk (`policies.state_dir`), so that a restart into a broken tree keeps serving.
 //!
-//! One file per portal, readable by its owner only, written under another name and renamed into place: a crash leaves the old
-//! file or the new one. It holds the policy sources, not the result of loading them; a restored revision passes through the
-//! same pipeline as any other. The `reload` thread is the only reader and writer.
+//! One file per portal, readable by its owner only, written under another name and renamed into place: a crash leaves
+//! the old file or the new one. It holds the policy sources, not the result of loading them; a restored revision passes
+//! through the same pipeline as any other. The `reload` thread is the only reader and writer.
 
 use std::collections::BTreeMap;
 use std::fs;

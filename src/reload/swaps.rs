@@ -1,7 +1,8 @@
 //! Puts revisions into force, for the two threads that do so: `reload` and `emergency`.
 //!
-//! Both replace a portal's revision by one that they made of it. So each takes the portal's lock (`Portal::writer`), then reads
-//! the revision in force, and swaps before it gives the lock back. Only the fast part of a load happens under the lock.
+//! Both replace a portal's revision by one that they made of it. So each takes the portal's lock (`Portal::writer`),
+//! then reads the revision in force, and swaps before it gives the lock back. Only the fast part of a load happens
+//! under the lock.
 
 use std::sync::Arc;
 
@@ -27,7 +28,8 @@ impl Swaps {
         }
     }
 
-    /// Serves `revision` from now on. The guard proves that no other thread replaces the same portal's revision meanwhile.
+    /// Serves `revision` from now on. The guard proves that no other thread replaces the same portal's revision
+    /// meanwhile.
     pub fn activate(&self, portal: &Portal, revision: Arc<Revision>, _writer: &MutexGuard<'_, JoinedForbids>) {
         let info = &self.gate.metrics.revision_info;
         if let Some(old) = portal.active.load_full() {

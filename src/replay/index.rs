@@ -1,8 +1,9 @@
 //! The decisions of a log in memory, to filter and count them again and again.
 //!
-//! Each decision becomes a row of small numbers; each text is kept once. Beyond `RECORDS_MAX` rows the index keeps one decision
-//! of two, then of four, and so on: those whose number, drawn from id and line, fits. The draw is the same for every worker and
-//! every reading, so the kept rows are a fair sample of the whole log. `Row::count` says how many decisions a row stands for.
+//! Each decision becomes a row of small numbers; each text is kept once. Beyond `RECORDS_MAX` rows the index keeps one
+//! decision of two, then of four, and so on: those whose number, drawn from id and line, fits. The draw is the same for
+//! every worker and every reading, so the kept rows are a fair sample of the whole log. `Row::count` says how many
+//! decisions a row stands for.
 
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -25,7 +26,8 @@ const TEXT_CHARS_MAX: usize = 200;
 const ROLES_MAX: usize = 32;
 /// Records of other kinds that are kept: the youngest.
 const EVENTS_MAX: usize = 500;
-/// Kinds of records that are kept beside decisions. Refused connections are only counted: a client may cause any number.
+/// Kinds of records that are kept beside decisions. Refused connections are only counted: a client may cause any
+/// number.
 const EVENT_KINDS: [&str; 3] = ["auth_event", "policy_event", "admin_event"];
 /// Stands for texts beyond `TEXTS_MAX`.
 const OTHERS: &str = "(others)";

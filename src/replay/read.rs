@@ -1,8 +1,9 @@
 //! Reads decision logs on every core, in bounded memory.
 //!
 //! One thread reads and decompresses lines into batches; workers parse each line and give decision records to their own
-//! `Visitor`; at the end the visitors are joined. The channel between them holds few batches, so a log of any size takes the
-//! same memory. A line that is no record is counted and named, and so is a file that is cut off; reading goes on behind it.
+//! `Visitor`; at the end the visitors are joined. The channel between them holds few batches, so a log of any size
+//! takes the same memory. A line that is no record is counted and named, and so is a file that is cut off; reading goes
+//! on behind it.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -16,8 +16,8 @@ const OF_POLICIES: [&str; 5] = [
     "step_up_required",
 ];
 
-/// A line of the decision log. Every field may be missing: older gates wrote fewer, and other kinds of records have others.
-/// Fields that `audit.mask` can hide are values of any kind.
+/// A line of the decision log. Every field may be missing: older gates wrote fewer, and other kinds of records have
+/// others. Fields that `audit.mask` can hide are values of any kind.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LogRecord<'a> {

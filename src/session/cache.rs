@@ -1,14 +1,14 @@
 //! The sessions that this process read lately, so that a request needs no round trip to the store.
 //!
-//! Three tasks race: a request reads a value from the store and inserts it; the subscriber hears that another replica changed
-//! that session; a connection to the store ends and another begins. The order that prevents a stale entry: a reader takes
-//! `generation()` *before* it reads, `forget_changed` counts `changes` up before it removes, and `insert` compares `changes`
-//! before and after it inserts. So a change that arrives during the read either stops the insert or removes the entry.
-//! `flush` counts both numbers up and drops everything; an entry of an earlier connection is never returned. If the
-//! subscriber stops, the revocation log becomes stale and `Sessions` refuses every entry of the cache.
+//! Three tasks race: a request reads a value from the store and inserts it; the subscriber hears that another replica
+//! changed that session; a connection to the store ends and another begins. The order that prevents a stale entry: a
+//! reader takes `generation()` *before* it reads, `forget_changed` counts `changes` up before it removes, and `insert`
+//! compares `changes` before and after it inserts. So a change that arrives during the read either stops the insert or
+//! removes the entry. `flush` counts both numbers up and drops everything; an entry of an earlier connection is never
+//! returned. If the subscriber stops, the revocation log becomes stale and `Sessions` refuses every entry of the cache.
 //!
-//! An entry proves nothing by itself: `Sessions` checks its timeouts and the revocation log on every request. The cache never
-//! says that a session does not exist; only the store says so.
+//! An entry proves nothing by itself: `Sessions` checks its timeouts and the revocation log on every request. The cache
+//! never says that a session does not exist; only the store says so.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};

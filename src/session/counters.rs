@@ -1,7 +1,7 @@
 //! State that replicas share in addition to sessions: one-time marks, counters and small sealed values.
 //!
-//! The callers (login, limits, introspection) make the keys as hashes; `area` keeps the callers apart. Every entry has a time
-//! to live. A store error is returned as an error; the caller decides.
+//! The callers (login, limits, introspection) make the keys as hashes; `area` keeps the callers apart. Every entry has
+//! a time to live. A store error is returned as an error; the caller decides.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ impl Sessions {
             .await
     }
 
-    /// Keys that every replica has, for the tags of one purpose: the first one makes tags, and each of them checks. `None`: the
-    /// store is this process's own.
+    /// Keys that every replica has, for the tags of one purpose: the first one makes tags, and each of them checks.
+    /// `None`: the store is this process's own.
     pub fn shared_macs(&self, label: &[u8]) -> Option<Vec<hmac::Key>> {
         match self.store {
             Store::Memory(_) => None,
@@ -35,8 +35,8 @@ impl Sessions {
         }
     }
 
-    /// Unix milliseconds at which `key` was first seen by any replica within `ttl`; now if the store does not tell. Reads the
-    /// clock of `later_clock`.
+    /// Unix milliseconds at which `key` was first seen by any replica within `ttl`; now if the store does not tell.
+    /// Reads the clock of `later_clock`.
     pub async fn first_seen(&self, area: &'static str, key: &[u8; 32], ttl: Duration) -> i64 {
         let now = self.later_clock().await;
         let key = shared_key("seen", area, key);

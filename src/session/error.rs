@@ -1,7 +1,7 @@
 //! The errors of sessions and of their store, and the denial that each of them becomes.
 //!
-//! Absent, unreachable and corrupt are three different answers: a `SessionError` is about one session, a `StoreError` says
-//! nothing about any session.
+//! Absent, unreachable and corrupt are three different answers: a `SessionError` is about one session, a `StoreError`
+//! says nothing about any session.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,8 +18,8 @@ pub enum SessionError {
     Expired,
     #[error("the session was revoked")]
     Revoked,
-    /// Sealed with a key that is not in this gate's ring. Denied like a missing session, but another replica may have the
-    /// key, so the browser keeps its cookie.
+    /// Sealed with a key that is not in this gate's ring. Denied like a missing session, but another replica may have
+    /// the key, so the browser keeps its cookie.
     #[error("no key of this gate's ring sealed the session (sessions.key_file)")]
     OtherKey,
     /// The store does not answer, or the revocation log is stale.
@@ -52,7 +52,8 @@ pub enum SessionsError {
 /// The reason why a provider gave no renewed grant.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
-    /// The provider revoked the grant (`invalid_grant`). The session ends, unless another replica may hold a newer grant.
+    /// The provider revoked the grant (`invalid_grant`). The session ends, unless another replica may hold a newer
+    /// grant.
     #[error("the provider ended the grant: {0}")]
     Ended(String),
     /// The provider answered for another subject. The session ends.

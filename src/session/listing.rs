@@ -1,7 +1,7 @@
 //! The sessions of this deployment, for the operator; those of one user, for the user.
 //!
-//! Reads the store's values and opens only their headers, for which the server's keys suffice. A listing needs no cookie and
-//! shows no claim or token.
+//! Reads the store's values and opens only their headers, for which the server's keys suffice. A listing needs no
+//! cookie and shows no claim or token.
 
 use std::collections::{HashMap, hash_map};
 use std::time::Duration;
@@ -45,8 +45,8 @@ impl Sessions {
         Ok(header.is_some_and(|header| header.summary.issuer == issuer && header.summary.subject == subject))
     }
 
-    /// Lists sessions; looks at no more than `limit` values. A session that is being rotated has several ids and is listed
-    /// once.
+    /// Lists sessions; looks at no more than `limit` values. A session that is being rotated has several ids and is
+    /// listed once.
     pub async fn list(&self, limit: usize) -> Result<Listing, StoreError> {
         let values = self.meters.measure("list", self.store.scan("s:", limit)).await?;
         let now = unix_millis();

@@ -29,8 +29,8 @@ pub(super) struct Predecessor {
 }
 
 impl Sessions {
-    /// True if this process knows that the session is past its idle timeout. Does not count as a use. Another replica may have
-    /// noted a later use.
+    /// True if this process knows that the session is past its idle timeout. Does not count as a use. Another replica
+    /// may have noted a later use.
     pub fn is_idle(&self, session: &Session) -> bool {
         let cached = self.cache.get(session.handle);
         cached.is_some_and(|cached| {
@@ -58,16 +58,18 @@ impl Sessions {
         Ok(IdentifiedSession { id, session })
     }
 
-    /// A time of this process's clock, moved back by as much as that clock is ahead of the store's. Otherwise a session of a gate
-    /// whose clock is ahead would survive revocations that come after it.
+    /// A time of this process's clock, moved back by as much as that clock is ahead of the store's. Otherwise a session
+    /// of a gate whose clock is ahead would survive revocations that come after it.
     async fn no_later_than_store(&self, at: i64) -> i64 {
-        // before the store's answer: the difference is never too large, so the result is never before the true beginning
+        // before the store's answer: the difference is never too large, so the result is never before the true
+        // beginning
         let now = unix_millis();
         let ahead = self.store.now().await.map_or(0, |store_now| now.saturating_sub(store_now));
         at.saturating_sub(ahead.max(0))
     }
 
-    /// Creates a session under `id`, which no session may have. With a predecessor the id is unconfirmed until its first use.
+    /// Creates a session under `id`, which no session may have. With a predecessor the id is unconfirmed until its
+    /// first use.
     pub(super) async fn create_under(
         &self,
         id: &SessionId,
@@ -122,15 +124,16 @@ impl Sessions {
         }
     }
 
-    /// The store's time to live, counted from the last use. Twice the idle timeout, because a use may be noted late, or not at
-    /// all while the store is away; never beyond the absolute timeout.
+    /// The store's time to live, counted from the last use. Twice the idle timeout, because a use may be noted late, or
+    /// not at all while the store is away; never beyond the absolute timeout.
     pub(super) fn ttl(&self, data: &SessionData, used_at: i64) -> Duration {
         let left = self.absolute_end(data).saturating_sub(used_at);
         let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
         self.idle_timeout.saturating_mul(2).min(left).max(Duration::from_millis(1))
     }
 
-    /// Starts a task that writes the use to the store: one request per interval wins the compare-exchange and starts it.
+    /// Starts a task that writes the use to the store: one request per interval wins the compare-exchange and starts
+    /// it.
     pub(super) fn touch_if_due(&self, id: &SessionId, cached: &CachedSession) {
         let now = unix_millis();
         let used_at = cached.used_at.load(Ordering::Acquire);
@@ -152,8 +155,8 @@ impl Sessions {
         });
     }
 
-    /// Writes a use to the store. If another replica changed the value meanwhile, nothing is written: that replica noted a use
-    /// as well.
+    /// Writes a use to the store. If another replica changed the value meanwhile, nothing is written: that replica
+    /// noted a use as well.
     pub(super) async fn touch(&self, id: &SessionId) -> Result<(), SessionError> {
         let Some(StoredSession { raw, mut opened }) = self.read(id).await? else {
             return Ok(());
@@ -167,7 +170,8 @@ impl Sessions {
         Ok(())
     }
 
-    /// Writes a changed session if the stored value still is `raw`. The time to live counts from the session's last use.
+    /// Writes a changed session if the stored value still is `raw`. The time to live counts from the session's last
+    /// use.
     pub(super) async fn swap_session(&self, id: &SessionId, raw: &[u8], opened: &OpenedSession) -> Result<Swap, StoreError> {
         let value = self.seal.session(id, &opened.header, &opened.data, &opened.links)?;
         let ttl = self.ttl(&opened.data, opened.header.summary.used_at);

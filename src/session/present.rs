@@ -1,9 +1,10 @@
 //! The session that a request's cookie presents: the way of a session cookie, for the gate and every other door.
 //!
-//! `Sessions::present` reads the cookie and finds the session: `try_find` asks this process and never waits; only if this process
-//! cannot answer does `find` read the store. A value that was read counts only after `admit` checked its timeouts, the revocation
-//! log, and that the log is fresh. The times sealed inside the value decide, not the store's time to live. A store error is
-//! returned as `Unavailable`, never as "no such session". Claims that are due are renewed by `renewal/due`.
+//! `Sessions::present` reads the cookie and finds the session: `try_find` asks this process and never waits; only if
+//! this process cannot answer does `find` read the store. A value that was read counts only after `admit` checked its
+//! timeouts, the revocation log, and that the log is fresh. The times sealed inside the value decide, not the store's
+//! time to live. A store error is returned as `Unavailable`, never as "no such session". Claims that are due are
+//! renewed by `renewal/due`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -48,8 +49,8 @@ impl Sessions {
         Ok(presented)
     }
 
-    /// The session of the request's cookie, its claims as fresh as they have to be; `None` without a cookie. `renew` asks
-    /// `provider` for new claims and tokens of a session; it runs at most once, on the sessions' own runtime.
+    /// The session of the request's cookie, its claims as fresh as they have to be; `None` without a cookie. `renew`
+    /// asks `provider` for new claims and tokens of a session; it runs at most once, on the sessions' own runtime.
     pub async fn present<P, F>(
         self: &Arc<Self>,
         headers: &HeaderMap,
@@ -114,8 +115,8 @@ impl Sessions {
         }
     }
 
-    /// `Ok(false)` if the session is past its idle timeout as far as this process knows: another replica may have noted a
-    /// later use, so the store must be read.
+    /// `Ok(false)` if the session is past its idle timeout as far as this process knows: another replica may have noted
+    /// a later use, so the store must be read.
     fn is_usable(&self, cached: &CachedSession) -> Result<bool, SessionError> {
         let now = unix_millis();
         if now >= cached.ends_at {
@@ -145,8 +146,8 @@ impl Sessions {
         Ok(Arc::clone(&cached.session))
     }
 
-    /// Reads and opens a session. `None` if the store has no value, or one that is corrupt; `OtherKey` if its key is not in
-    /// this gate's ring.
+    /// Reads and opens a session. `None` if the store has no value, or one that is corrupt; `OtherKey` if its key is
+    /// not in this gate's ring.
     pub(super) async fn read(&self, id: &SessionId) -> Result<Option<StoredSession>, SessionError> {
         let handle = Seal::handle(id);
         let raw = self.store.read(&session_key(handle)).await?;

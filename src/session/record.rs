@@ -1,7 +1,8 @@
-//! The records of a session: the data that the store seals, the session as this process holds it, and what a revocation names.
+//! The records of a session: the data that the store seals, the session as this process holds it, and what a revocation
+//! names.
 //!
-//! The serde names and the hashed bytes are the stored format of running deployments: a field is renamed only together with
-//! `serde(rename)`, and a hash never changes.
+//! The serde names and the hashed bytes are the stored format of running deployments: a field is renamed only together
+//! with `serde(rename)`, and a hash never changes.
 
 use std::sync::Arc;
 
@@ -33,8 +34,8 @@ pub struct SessionData {
     pub portal: String,
     /// Claims of the ID token and userinfo, or of the users file.
     pub claims: Arc<Map<String, Value>>,
-    /// Unix milliseconds of the login, taken before its proof (code, password) is checked: `absolute_timeout` counts from here,
-    /// and revocations end what began before them.
+    /// Unix milliseconds of the login, taken before its proof (code, password) is checked: `absolute_timeout` counts
+    /// from here, and revocations end what began before them.
     pub created_at: i64,
     /// The provider's own name of its session (`sid`), for back-channel logout.
     pub idp_session: Option<String>,
@@ -43,7 +44,8 @@ pub struct SessionData {
     pub portals: Option<Vec<String>>,
     /// Tokens of the provider; `None` for local accounts.
     pub grant: Option<Grant>,
-    /// The privileges changed since the id was made: the next response that can carry a cookie gives the session a new id.
+    /// The privileges changed since the id was made: the next response that can carry a cookie gives the session a new
+    /// id.
     pub rotation_due: bool,
 }
 
@@ -124,7 +126,8 @@ pub enum Revocation {
         issuer: String,
         sid: String,
     },
-    /// The sessions of a subject whose ID token named no session of the provider (`sid`), so that `IdpSession` cannot find them.
+    /// The sessions of a subject whose ID token named no session of the provider (`sid`), so that `IdpSession` cannot
+    /// find them.
     Unnamed {
         issuer: String,
         subject: String,

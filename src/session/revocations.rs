@@ -1,10 +1,10 @@
 //! Revoking sessions and tokens, and checks of sessions and tokens against revocations.
 //!
-//! A revocation is published to the store before session values are removed. If the process stops in between, a value of a
-//! revoked session is left, not a living session that should be over. If the store refuses to take a revocation (it is full),
-//! the revocation holds in this process at once and the store's client publishes it again until the store takes it. If the
-//! store cannot be reached, the caller gets the error and nothing is revoked; only what a provider demands
-//! (`revoke_until_stored`) then holds here and is published later, because most providers do not ask twice.
+//! A revocation is published to the store before session values are removed. If the process stops in between, a value
+//! of a revoked session is left, not a living session that should be over. If the store refuses to take a revocation
+//! (it is full), the revocation holds in this process at once and the store's client publishes it again until the store
+//! takes it. If the store cannot be reached, the caller gets the error and nothing is revoked; only what a provider
+//! demands (`revoke_until_stored`) then holds here and is published later, because most providers do not ask twice.
 
 pub(super) mod issuer_clocks;
 pub(super) mod log;
@@ -24,7 +24,8 @@ use crate::base::clock::unix_millis;
 pub struct Revoked {
     /// True if a replica of the store has it; `None` if the store has no replica.
     pub replicated: Option<bool>,
-    /// False if the store does not take it yet. It holds in this process, which publishes it again until the store takes it.
+    /// False if the store does not take it yet. It holds in this process, which publishes it again until the store
+    /// takes it.
     pub everywhere: bool,
 }
 
@@ -58,16 +59,16 @@ impl Sessions {
         self.publish(&[RevocationEntry { key, at }]).await
     }
 
-    /// Unix milliseconds: the later of the store's clock and this process's. If this replica's clock is behind, a revocation must
-    /// still end sessions that other replicas created.
+    /// Unix milliseconds: the later of the store's clock and this process's. If this replica's clock is behind, a
+    /// revocation must still end sessions that other replicas created.
     pub(super) async fn later_clock(&self) -> i64 {
         let store_now = self.store.now().await;
         store_now.map_or_else(unix_millis, |store_now| store_now.max(unix_millis()))
     }
 
-    /// Ends every session and token that the targets name and that began at `at` (Unix milliseconds) or before. For a demand
-    /// that may come only once: also if the store takes nothing, it holds in this process at once, and this process publishes it
-    /// until the store takes it. Repeating it changes nothing.
+    /// Ends every session and token that the targets name and that began at `at` (Unix milliseconds) or before. For a
+    /// demand that may come only once: also if the store takes nothing, it holds in this process at once, and this
+    /// process publishes it until the store takes it. Repeating it changes nothing.
     pub async fn revoke_until_stored(&self, targets: &[Revocation], at: i64) -> Result<Revoked, StoreError> {
         let keys = targets.iter().map(RevocationKey::of);
         let entries: Vec<RevocationEntry> = keys.map(|key| RevocationEntry { key, at }).collect();
@@ -140,13 +141,14 @@ impl Sessions {
         }
     }
 
-    /// Refuses a bearer token whose subject, tenant or portal was revoked after the token was issued. A token without `iat`
-    /// counts as older than every revocation. Never waits.
+    /// Refuses a bearer token whose subject, tenant or portal was revoked after the token was issued. A token without
+    /// `iat` counts as older than every revocation. Never waits.
     pub fn check_identity(&self, identity: &Identity, portal: &str) -> Result<(), Denial> {
         if self.revocation_log.ends_no_tokens() {
             return Ok(());
         }
-        // SECURITY: the clock of the issuer may be ahead, and its tokens would survive a revocation that comes after them
+        // SECURITY: the clock of the issuer may be ahead, and its tokens would survive a revocation that comes after
+        // them
         let ahead = self.issuer_clocks.ahead(&identity.issuer);
         let began = issued_at(identity).map_or(i64::MIN, |at| at.saturating_sub(ahead));
         let subject = RevocationKey::subject(&identity.issuer, &identity.subject);

@@ -6,9 +6,9 @@
 //! a request uses the new id, the old id works (at most until its idle timeout) and every response to it may carry the
 //! new cookie again. The first use of the new id confirms it: the old id then ends after `ROTATED_GRACE`.
 //!
-//! If the write of the link gets no answer, it may have happened or not: the rotation reads the value until it knows, and never
-//! removes the new value meanwhile. If the rotation fails for certain, the new value is removed and the old id goes on. If a
-//! client leaves, nothing changes: the rotation runs on the sessions' own runtime.
+//! If the write of the link gets no answer, it may have happened or not: the rotation reads the value until it knows,
+//! and never removes the new value meanwhile. If the rotation fails for certain, the new value is removed and the old
+//! id goes on. If a client leaves, nothing changes: the rotation runs on the sessions' own runtime.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,8 +35,8 @@ const UNKNOWN_MAX: Duration = Duration::from_secs(10);
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(200);
 
 impl Sessions {
-    /// Gives the session a new id. The old id works until some seconds after the first use of the new one. Refused while the
-    /// session is being renewed or rotated by another request; the next request tries again.
+    /// Gives the session a new id. The old id works until some seconds after the first use of the new one. Refused
+    /// while the session is being renewed or rotated by another request; the next request tries again.
     pub async fn rotate(&self, id: &SessionId, session: &Session) -> Result<IdentifiedSession, StoreError> {
         let ending = || StoreError::Refused("the gate is ending".to_owned());
         let sessions = self.this.upgrade().ok_or_else(ending)?;
@@ -126,8 +126,8 @@ impl Sessions {
         }
     }
 
-    /// The session under the new id of an earlier rotation. Does not use `find`, which would confirm the new id: no request has
-    /// used it yet.
+    /// The session under the new id of an earlier rotation. Does not use `find`, which would confirm the new id: no
+    /// request has used it yet.
     async fn existing_successor(&self, next: SessionId) -> Result<IdentifiedSession, StoreError> {
         let generation = self.cache.generation();
         let over = || StoreError::Refused("the session under the new id is over".to_owned());
@@ -154,8 +154,8 @@ impl Sessions {
         }
     }
 
-    /// Starts a task that confirms a new id: the first request that uses it takes the flag. If the store fails, the flag is set
-    /// again and a later request tries.
+    /// Starts a task that confirms a new id: the first request that uses it takes the flag. If the store fails, the
+    /// flag is set again and a later request tries.
     pub(super) fn confirm_if_due(&self, id: &SessionId, cached: &Arc<CachedSession>) {
         if !cached.unconfirmed.load(Ordering::Acquire) || !cached.unconfirmed.swap(false, Ordering::AcqRel) {
             return;
@@ -171,8 +171,8 @@ impl Sessions {
         });
     }
 
-    /// Ends the previous id first, then marks the new id as confirmed: if the process stops in between, the next use repeats
-    /// both.
+    /// Ends the previous id first, then marks the new id as confirmed: if the process stops in between, the next use
+    /// repeats both.
     async fn confirm(&self, id: &SessionId) -> Result<(), StoreError> {
         for _ in 0..SWAPS_MAX {
             let Some(StoredSession { raw, mut opened }) = self.read_living(id).await? else {

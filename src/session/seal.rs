@@ -1,9 +1,10 @@
 //! Seals every value that leaves the process: sessions, small shared values, and the state of logins.
 //!
-//! A session's value is `version | key id | length | header | body`; header and body are each `nonce | ciphertext | tag` of
-//! AES-256-GCM. The server's keys open the header, so that an operator can list sessions. The body's key is derived from the
-//! server's keys *and* the cookie's id, so neither a dump of the store nor the keys alone open it. Both are bound to deployment
-//! and handle, and the body to exactly the header of the same value: a value that was moved, mixed or changed does not open.
+//! A session's value is `version | key id | length | header | body`; header and body are each `nonce | ciphertext |
+//! tag` of AES-256-GCM. The server's keys open the header, so that an operator can list sessions. The body's key is
+//! derived from the server's keys *and* the cookie's id, so neither a dump of the store nor the keys alone open it.
+//! Both are bound to deployment and handle, and the body to exactly the header of the same value: a value that was
+//! moved, mixed or changed does not open.
 //!
 //! The first key of the ring seals, every key of the ring opens. Every use derives a key of its own by HKDF, so a value
 //! sealed for one purpose opens for no other.
@@ -53,8 +54,8 @@ pub enum OpenError {
 #[error("the value cannot be sealed")]
 pub struct SealError;
 
-/// The part of a session that the server's keys open without the cookie: the operator's view, and the state of rotation and
-/// renewal.
+/// The part of a session that the server's keys open without the cookie: the operator's view, and the state of rotation
+/// and renewal.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SealedHeader {
     #[serde(flatten)]
@@ -68,7 +69,8 @@ pub struct SealedHeader {
     /// No request has used this rotated id yet; the previous id stays valid until one does.
     #[serde(default, rename = "unproven")]
     pub unconfirmed: bool,
-    /// Processes that asked the provider to renew the grant and have not written the result: the stored grant may be spent.
+    /// Processes that asked the provider to renew the grant and have not written the result: the stored grant may be
+    /// spent.
     #[serde(default, rename = "asked")]
     pub renewal_claims: Vec<RenewalClaim>,
     /// Unix milliseconds of the last renewal.
@@ -96,8 +98,8 @@ impl SealedHeader {
     }
 }
 
-/// The previous and the next id of a rotated session. They are in the body, which only the cookie opens: the holder of an id
-/// may learn the next id and may end the previous one.
+/// The previous and the next id of a rotated session. They are in the body, which only the cookie opens: the holder of
+/// an id may learn the next id and may end the previous one.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct RotationLinks {
     #[serde(with = "link")]

@@ -1,7 +1,7 @@
 //! The store of sealed values: in this process, or in Redis.
 //!
-//! It knows keys, bytes and times to live; `Sessions` knows their meaning. Every function returns the store's answer or a
-//! `StoreError`.
+//! It knows keys, bytes and times to live; `Sessions` knows their meaning. Every function returns the store's answer or
+//! a `StoreError`.
 
 pub(super) mod memory;
 pub(super) mod redis;
@@ -108,7 +108,8 @@ impl Store {
         }
     }
 
-    /// Publishes revocations to every replica of the gate; returns once a replica of the store has them, if there is one.
+    /// Publishes revocations to every replica of the gate; returns once a replica of the store has them, if there is
+    /// one.
     pub async fn publish(&self, entries: &[RevocationEntry]) -> Result<Replicated, StoreError> {
         match self {
             Self::Memory(_) => Ok(None),

@@ -1,11 +1,11 @@
 //! The files of the page, in the binary; and the page with its data in one file.
 //!
-//! The scripts are modules that a person reads one by one. `linked` joins them into one script: a browser loads no module from
-//! `file:`, and one file is one request. A module's imports stand at its beginning, one a line; its exports are functions,
-//! classes and constants.
+//! The scripts are modules that a person reads one by one. `linked` joins them into one script: a browser loads no
+//! module from `file:`, and one file is one request. A module's imports stand at its beginning, one a line; its exports
+//! are functions, classes and constants.
 //!
-//! SECURITY: data enters the exported page in blocks of JSON, which no browser runs, and in which `<` is written as an escape.
-//! The page's own policy names the hashes of its script and style, and allows nothing else.
+//! SECURITY: data enters the exported page in blocks of JSON, which no browser runs, and in which `<` is written as an
+//! escape. The page's own policy names the hashes of its script and style, and allows nothing else.
 
 use std::sync::LazyLock;
 

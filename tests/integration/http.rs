@@ -1,4 +1,5 @@
-//! Requests and answers on the wire: HTTP/1.1 and HTTP/2, TLS, upgrades, framing, limits, and the connection to the app.
+//! Requests and answers on the wire: HTTP/1.1 and HTTP/2, TLS, upgrades, framing, limits, and the connection to the
+//! app.
 
 mod app_failures;
 mod attack_regressions;

@@ -1,5 +1,5 @@
-//! Running a gate: the decision log and its files, metrics, the control socket, draining, probes of the app, the image and the
-//! packages, the load generator of the benches.
+//! Running a gate: the decision log and its files, metrics, the control socket, draining, probes of the app, the image
+//! and the packages, the load generator of the benches.
 
 mod app_probes;
 mod audit_files;

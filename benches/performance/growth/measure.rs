@@ -1,5 +1,5 @@
-//! Costs in this process: many short batches of each function in turn, so that a slow moment of the machine meets all functions
-//! alike, and the median of the batches leaves it out.
+//! Costs in this process: many short batches of each function in turn, so that a slow moment of the machine meets all
+//! functions alike, and the median of the batches leaves it out.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! The cost of a session beside a token, over a real Redis: cached in this process, fetched from Redis, Redis not answering.
+//! The cost of a session beside a token, over a real Redis: cached in this process, fetched from Redis, Redis not
+//! answering.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -48,8 +48,8 @@ pub fn ratio(of: &[Round], to: &[Round], what: impl Fn(&Round) -> f64) -> Option
 /// A peer that used a smaller share of its core was limited by app or load.
 pub const BUSY_MIN: f64 = 0.95;
 
-/// The ratio of the request rates, the gate's to the peer's. Where one of them was not limited by its core, the ratio of the CPU
-/// times per request instead; the text says which.
+/// The ratio of the request rates, the gate's to the peer's. Where one of them was not limited by its core, the ratio
+/// of the CPU times per request instead; the text says which.
 pub fn gain(gate: &[Round], other: &[Round]) -> Option<(Spread, &'static str)> {
     let busy = |rounds: &[Round]| Spread::of(rounds, |round| round.busy).is_some_and(|busy| busy.median >= BUSY_MIN);
     match busy(gate) && busy(other) {

@@ -282,7 +282,8 @@ impl Compared {
         )
     }
 
-    /// Tells whether the machine was idle otherwise: nginx has one thread and a core of its own, so it should never wait for it.
+    /// Tells whether the machine was idle otherwise: nginx has one thread and a core of its own, so it should never
+    /// wait for it.
     fn idleness(&self) -> String {
         let waited = self
             .closed(ProxyKind::Nginx)

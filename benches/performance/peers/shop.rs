@@ -1,7 +1,7 @@
 //! One portal of `n` policies, in the format of each peer.
 //!
-//! One policy permits the measured request (viewers read the catalogue). The rest names other roles and other subtrees, and
-//! cannot apply; every tenth policy is a forbid.
+//! One policy permits the measured request (viewers read the catalogue). The rest names other roles and other subtrees,
+//! and cannot apply; every tenth policy is a forbid.
 
 use std::fmt::Write;
 use std::path::Path;

@@ -32,8 +32,8 @@ impl MemoryGoal {
     }
 }
 
-/// Compares the CPU time per request of one worker and of two. App and load run on the same two cores, so the request rate of two
-/// workers cannot be twice that of one.
+/// Compares the CPU time per request of one worker and of two. App and load run on the same two cores, so the request
+/// rate of two workers cannot be twice that of one.
 pub fn section(site: &Site<'_>, plan: Plan) -> Section {
     let peers: Result<Vec<Peer>, String> = [1, 2]
         .into_iter()

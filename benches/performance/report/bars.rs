@@ -1,5 +1,5 @@
-//! A bar chart: one bar for each compared program, with the spread of its rounds. It has its own background and puts names above
-//! their bars, so that it is readable at any width and on dark pages.
+//! A bar chart: one bar for each compared program, with the spread of its rounds. It has its own background and puts
+//! names above their bars, so that it is readable at any width and on dark pages.
 
 use std::fmt::Write;
 

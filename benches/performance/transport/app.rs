@@ -1,4 +1,5 @@
-//! The app of this section: answers of any size, bodies read to their end, and a WebSocket that sends every message back.
+//! The app of this section: answers of any size, bodies read to their end, and a WebSocket that sends every message
+//! back.
 //!
 //! It runs on a thread of this process and on the core of the load.
 

@@ -164,7 +164,8 @@ impl Sender {
     }
 }
 
-/// Connects, shakes hands, sends one request that closes the connection, and reads to its end. Returns the kind of handshake.
+/// Connects, shakes hands, sends one request that closes the connection, and reads to its end. Returns the kind of
+/// handshake.
 pub async fn handshake(address: SocketAddr, connector: &TlsConnector, asked: &Asked) -> Result<HandshakeKind, String> {
     let mut stream = tls(address, connector).await?;
     let bearer = asked.bearer.as_deref().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The measured programs: the gate with its whole job, nginx and Envoy that check nothing. All use the same certificate.
+//! The measured programs: the gate with its whole job, nginx and Envoy that check nothing. All use the same
+//! certificate.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The kinds of work: each prepares clients, so that connections are open and caches are warm, and then drives them for a time.
+//! The kinds of work: each prepares clients, so that connections are open and caches are warm, and then drives them for
+//! a time.
 
 use std::time::{Duration, Instant};
 

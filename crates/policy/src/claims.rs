@@ -1,8 +1,9 @@
 //! Claims: the one look-up of a claim by its path, and the identity that an issuer's claims give.
 //!
-//! Every claim that the gate itself reads is checked here: times, audience, subject, tenant and roles. A claim that is present
-//! and has the wrong type is an error and never counts as absent (`claims/lookup.rs`). The claims about the login are an error
-//! only for a portal whose policies read them (`claims/facts.rs`). The caller checks signatures and reads the clock.
+//! Every claim that the gate itself reads is checked here: times, audience, subject, tenant and roles. A claim that is
+//! present and has the wrong type is an error and never counts as absent (`claims/lookup.rs`). The claims about the
+//! login are an error only for a portal whose policies read them (`claims/facts.rs`). The caller checks signatures and
+//! reads the clock.
 
 mod binding;
 mod facts;
@@ -243,8 +244,8 @@ fn jti_hash(claims: &Map<String, Value>) -> Option<String> {
     }
 }
 
-/// The identity that claims without a token would give: for decision tests and offline decisions. `iss`, `aud` and `exp` need
-/// not be there.
+/// The identity that claims without a token would give: for decision tests and offline decisions. `iss`, `aud` and
+/// `exp` need not be there.
 pub fn unsigned_identity(issuer: &IssuerScope, mut claims: Map<String, Value>) -> Result<Identity, ClaimError> {
     for (name, value) in [("iss", json!(issuer.issuer)), ("exp", json!(UNSIGNED_EXPIRES_AT))] {
         claims.entry(name).or_insert(value);
@@ -261,12 +262,13 @@ pub fn unsigned_identity(issuer: &IssuerScope, mut claims: Map<String, Value>) -
 
 /// The identity that the claims of a login give under the issuer's mapping as it is configured now.
 ///
-/// The claims were checked when the session began. They are checked again, because a session may be older than the configuration:
-/// the claims must still name the session's subject, and only a tenant and roles that the issuer may assert.
+/// The claims were checked when the session began. They are checked again, because a session may be older than the
+/// configuration: the claims must still name the session's subject, and only a tenant and roles that the issuer may
+/// assert.
 ///
 /// # Errors
-/// The account may not use the portal, the portal does not trust the issuer of the login, or the claims of the login do not fit
-/// the issuer's mapping any more.
+/// The account may not use the portal, the portal does not trust the issuer of the login, or the claims of the login do
+/// not fit the issuer's mapping any more.
 pub fn login_identity(portal: &PortalScope, login: &LoginClaims<'_>) -> Result<Identity, Refusal> {
     let is_this = |allowed: &String| *allowed == *portal.slug.as_str();
     if login.portals.is_some_and(|allowed| !allowed.iter().any(is_this)) {
@@ -310,7 +312,8 @@ fn identity_of_login(issuer: &IssuerScope, login: &LoginClaims<'_>) -> Result<Id
     })
 }
 
-/// A claim that holds unix seconds, rounded down (RFC 7519's `NumericDate` may have a fraction). `null` counts as absent.
+/// A claim that holds unix seconds, rounded down (RFC 7519's `NumericDate` may have a fraction). `null` counts as
+/// absent.
 pub fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<i64>, ClaimError> {
     seconds(claims, claim, f64::floor)
 }

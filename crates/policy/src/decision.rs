@@ -1,11 +1,13 @@
-//! THE decision: a query against one portal's revision → a decision. Every door calls it, and none has a copy of a step.
+//! THE decision: a query against one portal's revision → a decision. Every door calls it, and none has a copy of a
+//! step.
 //!
-//! The proxy, the re-check of live connections, `/authorize`, decision tests and `cedargate authorize` are this function plus
-//! a translation. The steps, in order: emergency forbids on public paths → the request's tenant → public paths → the
-//! caller's credential → action and resource → context → policies. Pure: the time, the caller and the files are given.
+//! The proxy, the re-check of live connections, `/authorize`, decision tests and `cedargate authorize` are this
+//! function plus a translation. The steps, in order: emergency forbids on public paths → the request's tenant → public
+//! paths → the caller's credential → action and resource → context → policies. Pure: the time, the caller and the files
+//! are given.
 //!
-//! A door that must know whether a credential is needed at all calls `Query::access` first and continues with its result; the
-//! others call `decide`.
+//! A door that must know whether a credential is needed at all calls `Query::access` first and continues with its
+//! result; the others call `decide`.
 
 pub mod coverage;
 pub mod explain;
@@ -178,8 +180,8 @@ impl Query<'_> {
         }
     }
 
-    /// Decides for an identity that was proved under another revision. This one may map its claims in another way, and forbids
-    /// read the principal on public paths, too: the principal is made anew. `None`: no credential.
+    /// Decides for an identity that was proved under another revision. This one may map its claims in another way, and
+    /// forbids read the principal on public paths, too: the principal is made anew. `None`: no credential.
     pub fn decide_anew(&self, identity: Option<&Identity>) -> Decision {
         let open = match self.access() {
             Access::Closed(decision) => return *decision,
@@ -354,8 +356,8 @@ impl Decision {
         }
     }
 
-    /// Turns an allowing decision into a permit, and a denying one into its refusal. `identity` is called only if the decision
-    /// allows.
+    /// Turns an allowing decision into a permit, and a denying one into its refusal. `identity` is called only if the
+    /// decision allows.
     pub fn permit(&self, identity: impl FnOnce() -> Result<ForwardedIdentity, Refusal>) -> Result<Permit, Refusal> {
         match self.refusal() {
             Some(refusal) => Err(refusal),

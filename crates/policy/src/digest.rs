@@ -2,8 +2,8 @@
 
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 of the concatenation of `parts`. Lengths are not part of it: use it only if no other split of the same bytes is
-/// possible.
+/// SHA-256 of the concatenation of `parts`. Lengths are not part of it: use it only if no other split of the same bytes
+/// is possible.
 pub fn sha256_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {

@@ -1,8 +1,9 @@
 //! Reads the plain part of a named query without Cedar's JSON parser.
 //!
-//! That parser takes tens of microseconds for a few values, and most queries hold scalars and names only. A value that this
-//! file reads, Cedar reads the same way. Every other value, right or wrong, is left to Cedar, which also writes the error
-//! message. A property test (`decision/named_tests.rs`) holds that both give the same decisions, records and errors.
+//! That parser takes tens of microseconds for a few values, and most queries hold scalars and names only. A value that
+//! this file reads, Cedar reads the same way. Every other value, right or wrong, is left to Cedar, which also writes
+//! the error message. A property test (`decision/named_tests.rs`) holds that both give the same decisions, records and
+//! errors.
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use serde_json::{Map, Value};

@@ -1,9 +1,9 @@
 //! The flags of a portal: switches of `portal.yaml` that policies and pages read, for every caller or for some.
 //!
-//! A flag with an audience holds for the callers of its tenants and roles, or for a share of them. The share is a hash of the
-//! flag's name, the tenant and the principal's id: a caller keeps its side, and a growing percentage only adds callers. Without
-//! a credential there is no tenant, role or share, so such a flag has its other value. Everything that this depends on is in a
-//! decision record. Pure.
+//! A flag with an audience holds for the callers of its tenants and roles, or for a share of them. The share is a hash
+//! of the flag's name, the tenant and the principal's id: a caller keeps its side, and a growing percentage only adds
+//! callers. Without a credential there is no tenant, role or share, so such a flag has its other value. Everything that
+//! this depends on is in a decision record. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

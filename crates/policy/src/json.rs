@@ -1,8 +1,8 @@
 //! Strict JSON: text that two parsers could read differently is refused.
 //!
-//! Foundation, used for tokens, key sets and the bodies of queries. Refuses duplicate members at every depth, trailing data,
-//! invalid UTF-8, lone surrogates and nesting beyond `DEPTH_MAX`. Numbers beyond 64 bits and fractions arrive as floats, so
-//! that a caller that needs an integer can refuse them.
+//! Foundation, used for tokens, key sets and the bodies of queries. Refuses duplicate members at every depth, trailing
+//! data, invalid UTF-8, lone surrogates and nesting beyond `DEPTH_MAX`. Numbers beyond 64 bits and fractions arrive as
+//! floats, so that a caller that needs an integer can refuse them.
 
 pub mod append;
 
@@ -121,8 +121,8 @@ pub fn object_from_slice(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> 
     }
 }
 
-/// The bytes without a UTF-8 byte order mark, for documents that people and their editors write. UTF-16 is an error that says
-/// so. A token or a query never has a mark: `from_slice` refuses it.
+/// The bytes without a UTF-8 byte order mark, for documents that people and their editors write. UTF-16 is an error
+/// that says so. A token or a query never has a mark: `from_slice` refuses it.
 pub fn without_bom(bytes: &[u8]) -> Result<&[u8], JsonError> {
     match text::decode(bytes) {
         Ok(text) => Ok(text.as_bytes()),
@@ -155,7 +155,8 @@ fn without_place(message: &str) -> String {
         .to_owned()
 }
 
-/// Reads one value of a text that another reader takes apart, by the same rules; `depth` arrays and objects are around it.
+/// Reads one value of a text that another reader takes apart, by the same rules; `depth` arrays and objects are around
+/// it.
 #[derive(Clone, Copy)]
 pub struct StrictValue {
     pub depth: usize,

@@ -1,7 +1,7 @@
 //! An OpenAPI description (3.0, 3.1 or 3.2, JSON or YAML): the operations that an app says it has.
 //!
-//! Reads only what routes are made of and compared with: method, path, operation id, tags, and whether the file asks for no
-//! login. Everything else in the file may be anything. A description decides nothing.
+//! Reads only what routes are made of and compared with: method, path, operation id, tags, and whether the file asks
+//! for no login. Everything else in the file may be anything. A description decides nothing.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -173,7 +173,8 @@ impl OpenApi {
         }
     }
 
-    /// Where the paths of the file begin at the gate: the server's path if it is below the portal's prefix, else below both.
+    /// Where the paths of the file begin at the gate: the server's path if it is below the portal's prefix, else below
+    /// both.
     pub fn mount(&self, prefix: &str) -> String {
         let prefix = prefix.trim_end_matches('/');
         let is_below = self.base == prefix || self.base.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));

@@ -1,8 +1,8 @@
 //! Finds the portal of a request, and the request's action and resource there.
 //!
-//! The gate calls it with the request's host and path, before it looks for a credential. Reads configuration and a portal's
-//! routes only. Must never match by string prefix (`/shop` is not `/shopping`) and never fall back to a portal that an odd
-//! spelling of host or path would reach.
+//! The gate calls it with the request's host and path, before it looks for a credential. Reads configuration and a
+//! portal's routes only. Must never match by string prefix (`/shop` is not `/shopping`) and never fall back to a portal
+//! that an odd spelling of host or path would reach.
 
 pub mod file;
 pub mod path;
@@ -98,17 +98,18 @@ impl PortalTable {
         Ok(table)
     }
 
-    /// The most specific host wins (more literal labels, then literals further right, then no `hosts` at all), and within
-    /// it the longest prefix; a host without a fitting prefix leaves the path to less specific ones.
-    /// `host` is a [`normal_host`]. A path with opaque segments has the portal of its ordinary part.
+    /// The most specific host wins (more literal labels, then literals further right, then no `hosts` at all), and
+    /// within it the longest prefix; a host without a fitting prefix leaves the path to less specific ones. `host` is a
+    /// [`normal_host`]. A path with opaque segments has the portal of its ordinary part.
     pub fn find(&self, host: &str, path: &CanonicalPath) -> Option<usize> {
         self.prefixes.find(host, path.ordinary_id())
     }
 
-    /// As `find`, for apps that read paths in other ways: `ignores_case` says it of a portal's app. `Err` if an app could take
-    /// the path for one of another portal.
+    /// As `find`, for apps that read paths in other ways: `ignores_case` says it of a portal's app. `Err` if an app
+    /// could take the path for one of another portal.
     ///
-    /// SECURITY: else the policies of a portal at `/` would decide on `/SHOP`, which an app that ignores case takes for `/shop`.
+    /// SECURITY: else the policies of a portal at `/` would decide on `/SHOP`, which an app that ignores case takes for
+    /// `/shop`.
     pub fn choose(
         &self,
         host: &str,

@@ -1,7 +1,8 @@
 //! An identity → the Cedar principal of one portal.
 //!
-//! The *schema* declares the attributes; claims and the stored entity fill them as the declared types. A required claim that is
-//! missing, or a claim of another type, is an error. Runs once per token and revision; never looks at a request.
+//! The *schema* declares the attributes; claims and the stored entity fill them as the declared types. A required claim
+//! that is missing, or a claim of another type, is an error. Runs once per token and revision; never looks at a
+//! request.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Entities, principals and resources that come with a named query.
 //!
-//! A stored entity replaces a sent one of the same name. The app may not define the principal of a token, actions, roles,
-//! tenants or portals. Every entity is checked against the schema.
+//! A stored entity replaces a sent one of the same name. The app may not define the principal of a token, actions,
+//! roles, tenants or portals. Every entity is checked against the schema.
 
 use cedar_policy::{Entities, EntityUid};
 use rustc_hash::FxHashMap;

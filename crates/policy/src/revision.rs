@@ -1,7 +1,7 @@
 //! A revision: everything of one portal that is hot-reloaded, as one immutable, content-hashed value.
 //!
-//! `load` makes it from a complete candidate; `decision` evaluates queries with it. A request uses the revision that it started
-//! with.
+//! `load` makes it from a complete candidate; `decision` evaluates queries with it. A request uses the revision that it
+//! started with.
 
 pub(crate) mod emergency;
 pub mod problem;

@@ -90,8 +90,8 @@ impl Rules {
         evaluation
     }
 
-    /// A caller without a credential: an entity without attributes and ancestors, of each type that principals have. Subjects are
-    /// never empty, so its id is no caller's.
+    /// A caller without a credential: an entity without attributes and ancestors, of each type that principals have.
+    /// Subjects are never empty, so its id is no caller's.
     pub(crate) fn anonymous(&self) -> Vec<QueryEntity> {
         let keys = &self.engine.index().principals;
         let entity = |ty: &EntityTypeName| {
@@ -109,7 +109,8 @@ impl Rules {
         Some(QueryEntity::resolved(resolved, key))
     }
 
-    /// A resource by name. A path gets its ancestors from its id; every other resource is the store's entity of that name.
+    /// A resource by name. A path gets its ancestors from its id; every other resource is the store's entity of that
+    /// name.
     pub fn resource(&self, uid: EntityUid) -> QueryEntity {
         let keys = &self.engine.index().resources;
         if !self.is_path(&uid) {

@@ -1,7 +1,8 @@
-//! The parts of the platform's configuration that policies depend on: one portal, the issuers it trusts, its login providers.
+//! The parts of the platform's configuration that policies depend on: one portal, the issuers it trusts, its login
+//! providers.
 //!
-//! The gate builds a `PortalScope` from `cedargate.yaml`; commands without a configuration build one from defaults. These types
-//! do not contain key sources or upstreams.
+//! The gate builds a `PortalScope` from `cedargate.yaml`; commands without a configuration build one from defaults.
+//! These types do not contain key sources or upstreams.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ pub struct PortalScope {
     pub issuers: Vec<Arc<IssuerScope>>,
     /// Providers of `login.providers`. `None`: there is no configuration, so names of providers cannot be checked.
     pub providers: Option<Vec<ProviderScope>>,
-    /// The reason why no browser can log in at this portal, for a portal file that names a login; `None` if browsers can.
+    /// The reason why no browser can log in at this portal, for a portal file that names a login; `None` if browsers
+    /// can.
     pub login_obstacle: Option<String>,
     /// The request headers that the gate removes before the decision, so that no policy can read them.
     pub removed_headers: RemovedHeaders,
@@ -143,7 +145,8 @@ pub struct ProviderScope {
 }
 
 impl PortalScope {
-    /// A portal at `path_prefix` of any host that trusts no issuer: the start for tests and commands without a configuration.
+    /// A portal at `path_prefix` of any host that trusts no issuer: the start for tests and commands without a
+    /// configuration.
     pub fn at(slug: PortalSlug, path_prefix: impl Into<String>) -> Self {
         Self {
             slug,
@@ -159,8 +162,8 @@ impl PortalScope {
         }
     }
 
-    /// The host of a request that names none, where no client sent it: the portal's first, a leading `*` standing for the
-    /// caller's tenant; else `localhost`.
+    /// The host of a request that names none, where no client sent it: the portal's first, a leading `*` standing for
+    /// the caller's tenant; else `localhost`.
     pub fn default_host(&self, tenant: Option<&str>) -> String {
         let first = self.matches.hosts.first();
         match (first, &self.tenant, tenant) {
@@ -175,12 +178,12 @@ impl PortalScope {
         self.issuers.iter().find(|issuer| *issuer.name == *name)
     }
 
-    /// The id of an identity's principal: its subject, after `<issuer>|` where the portal trusts several issuers, or after the
-    /// prefix that the issuer's configuration names.
+    /// The id of an identity's principal: its subject, after `<issuer>|` where the portal trusts several issuers, or
+    /// after the prefix that the issuer's configuration names.
     ///
     /// # Errors
-    /// SECURITY: an id belongs to the issuer with the longest prefix that it begins with. A subject whose id belongs to another
-    /// issuer is refused: policies, revocations and the app know a principal by this id alone.
+    /// SECURITY: an id belongs to the issuer with the longest prefix that it begins with. A subject whose id belongs to
+    /// another issuer is refused: policies, revocations and the app know a principal by this id alone.
     pub fn subject(&self, identity: &Identity) -> Result<String, ForeignSubject> {
         let Some(own) = self.issuer(&identity.issuer) else {
             return Ok(identity.subject.clone());

@@ -1,9 +1,10 @@
 //! Search: the subjects, resources or actions for which the decision is a permit, page by page.
 //!
-//! The candidates are what the portal can enumerate: its stored entities of the wanted type, the ids of an enumerated type, or
-//! the actions of the schema. `narrowing` excludes candidates that no permit can reach, by Cedar's partial evaluation; the one
-//! decision function decides each candidate that remains, so a result is exact. `WorkMax` bounds the work of a page: a page that
-//! reaches a bound ends early and says where the next one begins. Permits nothing, and is too slow for a request's thread.
+//! The candidates are what the portal can enumerate: its stored entities of the wanted type, the ids of an enumerated
+//! type, or the actions of the schema. `narrowing` excludes candidates that no permit can reach, by Cedar's partial
+//! evaluation; the one decision function decides each candidate that remains, so a result is exact. `WorkMax` bounds
+//! the work of a page: a page that reaches a bound ends early and says where the next one begins. Permits nothing, and
+//! is too slow for a request's thread.
 
 mod narrowing;
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The bytes of a file that a user wrote → its text.
 //!
-//! Foundation. Editors and shells of Windows begin a file with a byte order mark, or write UTF-16. The mark is no part of the
-//! text. UTF-16 is refused by its name: a parser's own message about it ("invalid token") does not lead to the cause.
+//! Foundation. Editors and shells of Windows begin a file with a byte order mark, or write UTF-16. The mark is no part
+//! of the text. UTF-16 is refused by its name: a parser's own message about it ("invalid token") does not lead to the
+//! cause.
 
 /// The reason why bytes are no text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -56,7 +57,8 @@ fn key_in(line: &str) -> Option<String> {
     (!key.is_empty() && key.chars().all(is_plain)).then(|| key.to_owned())
 }
 
-/// A YAML library's message without the place, which problems have by themselves, and without its advice to programmers.
+/// A YAML library's message without the place, which problems have by themselves, and without its advice to
+/// programmers.
 pub fn yaml_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let end = [" at line ", ", set DuplicateKeyPolicy"]

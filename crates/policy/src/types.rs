@@ -1,7 +1,7 @@
 //! Plain values that the steps of a request's path hand to each other.
 //!
-//! Foundation: imports no other module of this crate. The types check their construction and format themselves; no function
-//! here performs I/O, reads a clock or makes a decision.
+//! Foundation: imports no other module of this crate. The types check their construction and format themselves; no
+//! function here performs I/O, reads a clock or makes a decision.
 
 use std::fmt;
 use std::sync::Arc;
@@ -197,8 +197,8 @@ impl FromIterator<String> for HeaderNames {
     }
 }
 
-/// True if servers that turn headers into variables (CGI, WSGI, Rack, PHP) give both names the same one: they distinguish
-/// neither case nor `-`, `_`, `.` and the like.
+/// True if servers that turn headers into variables (CGI, WSGI, Rack, PHP) give both names the same one: they
+/// distinguish neither case nor `-`, `_`, `.` and the like.
 pub fn is_same_header(one: &str, other: &str) -> bool {
     let fold = |byte: u8| match byte.is_ascii_alphanumeric() {
         true => byte.to_ascii_lowercase(),

@@ -1,8 +1,8 @@
 //! JSON values from claims and requests → Cedar values of the type that the schema declares.
 //!
-//! Pure. A value that is not exactly of its declared type is refused, never converted: a string does not become a number or a
-//! truth value. The two readings that are not literal (a string naming an entity, an integer as a datetime in Unix seconds)
-//! exist because tokens have no other form for these values.
+//! Pure. A value that is not exactly of its declared type is refused, never converted: a string does not become a
+//! number or a truth value. The two readings that are not literal (a string naming an entity, an integer as a datetime
+//! in Unix seconds) exist because tokens have no other form for these values.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -31,7 +31,8 @@ pub enum ValueError {
     TooMany(String),
 }
 
-/// The value at `place` as the declared type: what evaluating Cedar's expression for it would give, without the expression.
+/// The value at `place` as the declared type: what evaluating Cedar's expression for it would give, without the
+/// expression.
 pub fn value(ty: &AttrType, json: &Json, place: &str) -> Result<Value, ValueError> {
     let mismatch = |expected| ValueError::Mismatch(place.to_owned(), expected);
     match ty {
@@ -175,7 +176,8 @@ pub fn append_datetime(out: &mut Vec<u8>, unix_millis: i64) -> bool {
     append::time::<3>(out, unix_millis.div_euclid(1000), millis)
 }
 
-/// `"alice"` (an id of the declared type), `{"type":…,"id":…}` or `{"__entity":{…}}`; the type must be the declared one.
+/// `"alice"` (an id of the declared type), `{"type":…,"id":…}` or `{"__entity":{…}}`; the type must be the declared
+/// one.
 fn entity(ty: &EntityTypeName, value: &Json) -> Option<EntityUid> {
     if let Some(id) = value.as_str() {
         // as an id, `User::"alice"` would name another user than the one that is meant

@@ -4,9 +4,9 @@
 //!
 //! `"chain":{"id":"…","seq":7,"hash":"…"}`, and in checkpoints also `"key":"…","signature":"…"`.
 //!
-//! `hash` is SHA-256 of the hash of the line before (32 bytes), `id` (16 ASCII characters), `seq` (8 bytes, big-endian) and the
-//! line without the member and without the line break. `signature` is Ed25519 over `CONTEXT` and the hash. The form is exact:
-//! a line with other spaces, other order or other escapes is not a chained line.
+//! `hash` is SHA-256 of the hash of the line before (32 bytes), `id` (16 ASCII characters), `seq` (8 bytes, big-endian)
+//! and the line without the member and without the line break. `signature` is Ed25519 over `CONTEXT` and the hash. The
+//! form is exact: a line with other spaces, other order or other escapes is not a chained line.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -5,8 +5,8 @@ use std::io::{self, BufRead, Read};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-/// Largest window of a frame, in bytes: what the decoder holds in memory. The tool `zstd` writes at most this without `--ultra`
-/// and `--long`.
+/// Largest window of a frame, in bytes: what the decoder holds in memory. The tool `zstd` writes at most this without
+/// `--ultra` and `--long`.
 const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 pub(super) struct ZstdReader<R> {

@@ -1,8 +1,8 @@
 //! The log's level: from `CEDARGATE_LOG` at start, changed for a time through the control socket.
 //!
 //! There is one per process, as there is one log. A change ends by itself, so that a debug level is not forgotten in
-//! production: the caller of `set` calls `revert` later with the number that it got, which does nothing if another change
-//! came meanwhile.
+//! production: the caller of `set` calls `revert` later with the number that it got, which does nothing if another
+//! change came meanwhile.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -109,7 +109,8 @@ impl LogLevel {
         Ok(changed.number)
     }
 
-    /// Takes the level of the start back into force, unless the level was changed again since `number`. `None`: in any case.
+    /// Takes the level of the start back into force, unless the level was changed again since `number`. `None`: in any
+    /// case.
     pub fn revert(&self, number: Option<u64>) -> bool {
         let mut changed = self.changed.lock();
         if changed.now.is_none() || number.is_some_and(|number| number != changed.number) {

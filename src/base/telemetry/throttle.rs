@@ -1,7 +1,8 @@
-//! Leaves out warnings and errors that repeat: one failure that every request meets must not fill the disk and hide the others.
+//! Leaves out warnings and errors that repeat: one failure that every request meets must not fill the disk and hide the
+//! others.
 //!
-//! Each place in the code that logs has a budget of `LINES_MAX` lines in `WINDOW`. The writer thread reports how many lines of a
-//! place were left out once its window is over. Lines below `warn` are not counted, and cost nothing here.
+//! Each place in the code that logs has a budget of `LINES_MAX` lines in `WINDOW`. The writer thread reports how many
+//! lines of a place were left out once its window is over. Lines below `warn` are not counted, and cost nothing here.
 
 use std::collections::HashMap;
 use std::sync::Arc;

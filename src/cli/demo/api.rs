@@ -1,8 +1,8 @@
 //! The demo shop's JSON API, the same as in the example back ends of `packages/examples`.
 //!
-//! The gate has permitted the request by its path, its caller and, where `entities.json` describes it, its resource. The API
-//! loads the resource and asks the gate again, with the tenant and owner that only the shop knows; docs/apps.md describes the
-//! pattern. A resource that the gate does not permit is not in a list and not in an answer.
+//! The gate has permitted the request by its path, its caller and, where `entities.json` describes it, its resource.
+//! The API loads the resource and asks the gate again, with the tenant and owner that only the shop knows; docs/apps.md
+//! describes the pattern. A resource that the gate does not permit is not in a list and not in an answer.
 
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;

@@ -1,4 +1,5 @@
-//! The authenticator app of the demo's people: prints a one-time code when the gate asks one of them for a second factor.
+//! The authenticator app of the demo's people: prints a one-time code when the gate asks one of them for a second
+//! factor.
 //!
 //! It reads the decision log, as a user looks at the phone when the login page asks for a code.
 

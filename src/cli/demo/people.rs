@@ -1,4 +1,5 @@
-//! The people of the demo: accounts with a password of this run, and tokens of the embedded issuer for the same principals.
+//! The people of the demo: accounts with a password of this run, and tokens of the embedded issuer for the same
+//! principals.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,7 +1,8 @@
-//! The demo app's questions to the gate, `POST /authorize/batch`: about resources whose tenant and owner only the app knows.
+//! The demo app's questions to the gate, `POST /authorize/batch`: about resources whose tenant and owner only the app
+//! knows.
 //!
-//! The question carries the assertion that came with the request, so the answer is about exactly the caller whom the gate let
-//! through. Without an answer in time the app serves nothing.
+//! The question carries the assertion that came with the request, so the answer is about exactly the caller whom the
+//! gate let through. Without an answer in time the app serves nothing.
 
 use std::sync::OnceLock;
 use std::time::Duration;

@@ -113,7 +113,8 @@ pub(super) struct Customer<'a> {
 }
 
 impl Shop {
-    /// The orders that the policy tree describes (7 and 8), some that only the shop knows, and an account of each person.
+    /// The orders that the policy tree describes (7 and 8), some that only the shop knows, and an account of each
+    /// person.
     pub fn new(people: &[Customer<'_>]) -> Self {
         let mut shop = Self {
             orders: BTreeMap::new(),

@@ -1,7 +1,7 @@
 //! The policy tree of a git revision, read by the program `git` without touching the work tree.
 //!
-//! Reads the blobs themselves and no archive of them, so that attributes for exports and line ends change nothing. A revision is
-//! resolved to its hash first; only the hash goes into further commands.
+//! Reads the blobs themselves and no archive of them, so that attributes for exports and line ends change nothing. A
+//! revision is resolved to its hash first; only the hash goes into further commands.
 
 use std::io::{Read, Write};
 use std::path::Path;

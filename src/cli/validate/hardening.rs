@@ -74,7 +74,8 @@ impl Checklist<'_> {
         });
     }
 
-    /// The place of a key, else of the first key below it, else of the first one beside it; `None` for a section of defaults.
+    /// The place of a key, else of the first key below it, else of the first one beside it; `None` for a section of
+    /// defaults.
     fn origin(&self, key: &str) -> Option<&Origin> {
         let places = &self.loaded.places;
         let below = |above: &str| {

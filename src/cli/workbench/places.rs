@@ -1,7 +1,7 @@
 //! Where the workbench may write: files of the tree, in the tree's own folders.
 //!
-//! SECURITY: names come from the page, and links in a tree may lead anywhere. Each function returns the path of a file below the
-//! folders of the tree, after links, or an error.
+//! SECURITY: names come from the page, and links in a tree may lead anywhere. Each function returns the path of a file
+//! below the folders of the tree, after links, or an error.
 
 use std::path::{Path, PathBuf};
 

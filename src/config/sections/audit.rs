@@ -1,5 +1,5 @@
-//! `audit`: where decision records go, which are written, how files are rotated and chained, and what happens when the sink is
-//! slow.
+//! `audit`: where decision records go, which are written, how files are rotated and chained, and what happens when the
+//! sink is slow.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -33,7 +33,8 @@ pub struct Audit {
     pub queue: Count<1, 1_000_000>,
     /// Most bytes of the entities that an app describes in one query and that its record keeps.
     pub supplied_bytes: ByteSize<0>,
-    /// Bytes of the newest records that the gate keeps in memory, to explain decisions over the control socket. 0: none.
+    /// Bytes of the newest records that the gate keeps in memory, to explain decisions over the control socket. 0:
+    /// none.
     pub recent_bytes: ByteSize<0>,
     /// A hash chain through the records, with signed checkpoints. Absent: none.
     pub chain: Option<AuditChain>,
@@ -61,7 +62,8 @@ pub struct FileSink {
     /// Rotation of the file by the gate. Absent: the file grows, or another program rotates it.
     #[serde(default)]
     pub rotate: Option<Rotate>,
-    /// When written records are forced to the disk: `never` (the kernel decides), a time span such as `1s`, or `always`.
+    /// When written records are forced to the disk: `never` (the kernel decides), a time span such as `1s`, or
+    /// `always`.
     #[serde(default)]
     pub fsync: Fsync,
 }
@@ -132,7 +134,8 @@ pub struct AllowRates {
 pub struct RouteRate {
     /// Slug of the portal.
     pub portal: String,
-    /// The route as `portal.yaml` writes it, `GET /portal/customer/orders/{order}`; without a method it holds for all methods.
+    /// The route as `portal.yaml` writes it, `GET /portal/customer/orders/{order}`; without a method it holds for all
+    /// methods.
     pub route: String,
     /// Part of its allowed decisions that is recorded, from 0 to 1.
     pub rate: Share,

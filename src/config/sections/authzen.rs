@@ -10,8 +10,8 @@ use crate::config::check::Checker;
 pub struct Authzen {
     /// The portal that `/access/v1/…` means. Absent: the only portal; with several, each has its own paths alone.
     pub portal: Option<String>,
-    /// URL under which clients reach the decision listener, such as `https://pdp.example.com`; the metadata document names it.
-    /// Absent: there is no metadata document.
+    /// URL under which clients reach the decision listener, such as `https://pdp.example.com`; the metadata document
+    /// names it. Absent: there is no metadata document.
     pub identifier: Option<String>,
 }
 

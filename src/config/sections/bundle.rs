@@ -23,7 +23,8 @@ const TAG_CHARS_MAX: usize = 128;
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawBundle {
-    /// Where the bundle is: `https://files.example.com/shop.tar.gz`, or `oci://registry.example.com/policies/shop:prod`.
+    /// Where the bundle is: `https://files.example.com/shop.tar.gz`, or
+    /// `oci://registry.example.com/policies/shop:prod`.
     pub url: Option<String>,
     /// Files with the public keys (PEM) of which one must have signed the bundle; read again for each bundle.
     pub keys: Vec<PathBuf>,
@@ -53,7 +54,8 @@ pub struct RawBundle {
     pub token: Option<SecretText>,
     /// The same as a file; read at each attempt.
     pub token_file: Option<PathBuf>,
-    /// Take bundles without a signature. The server, and every attacker who can write there, then decides what is permitted.
+    /// Take bundles without a signature. The server, and every attacker who can write there, then decides what is
+    /// permitted.
     pub danger_unsigned: bool,
     /// Take a bundle with a lower sequence number than the last one, or with other content under the same number.
     pub danger_allow_rollback: bool,

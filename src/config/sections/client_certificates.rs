@@ -1,7 +1,8 @@
-//! `client_certificates`: which client certificates of the proxy listener prove a caller, and which identity each gives.
+//! `client_certificates`: which client certificates of the proxy listener prove a caller, and which identity each
+//! gives.
 //!
-//! Each entry is an issuer without tokens: portals name it in `issuers`, its subjects get a prefix, and its tenants and roles are
-//! bounded, as those of every issuer. The facts of a certificate are its claims.
+//! Each entry is an issuer without tokens: portals name it in `issuers`, its subjects get a prefix, and its tenants and
+//! roles are bounded, as those of every issuer. The facts of a certificate are its claims.
 
 use std::path::PathBuf;
 

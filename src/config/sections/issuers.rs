@@ -292,8 +292,8 @@ impl Checker<'_> {
             .collect()
     }
 
-    /// SECURITY: tokens that `auth/token` mints are for apps. Accepted as a credential, such a token would lose the issuer of
-    /// its subject, the portal it is for, and the revocation of its session.
+    /// SECURITY: tokens that `auth/token` mints are for apps. Accepted as a credential, such a token would lose the
+    /// issuer of its subject, the portal it is for, and the revocation of its session.
     pub fn not_our_own(&mut self, issuers: &[RawIssuer], public_url: Option<&str>) {
         for (n, issuer) in issuers.iter().enumerate() {
             if issuer.issuer.as_deref() == Some(public_url.unwrap_or(OWN_ISSUER)) {

@@ -62,8 +62,8 @@ pub struct Limits {
     pub permission_streams: Count<1, 1_000_000>,
     /// Open streams of `permissions/events` of one caller at one portal.
     pub permission_streams_per_caller: Count<1, 10_000>,
-    /// Longest time that a client takes to send a request's head or a body to an endpoint below `identity.prefix`, and the app
-    /// to send the body of an `/authorize` request.
+    /// Longest time that a client takes to send a request's head or a body to an endpoint below `identity.prefix`, and
+    /// the app to send the body of an `/authorize` request.
     pub header_timeout: Timeout,
     /// Time after which an idle keep-alive connection is closed.
     pub idle_timeout: Timeout,

@@ -50,7 +50,8 @@ pub struct RawProvider {
     pub scopes: Vec<String>,
     /// The token or endpoint whose claims are mapped.
     pub claims_from: ClaimsFrom,
-    /// More parameters of the authorization request, such as `prompt`, `access_type`, `audience` or `response_mode: form_post`.
+    /// More parameters of the authorization request, such as `prompt`, `access_type`, `audience` or `response_mode:
+    /// form_post`.
     #[schemars(extend("x-verbatim-keys" = true))]
     pub authorization_params: BTreeMap<String, String>,
     /// URL of the discovery document, such as one inside the cluster. Absent: at `issuer`.
@@ -253,8 +254,8 @@ impl RawEndpoints {
 }
 
 impl RawLogin {
-    /// The names of the providers whose local accounts belong to no configured issuer. Each is also the name of an issuer without
-    /// tokens.
+    /// The names of the providers whose local accounts belong to no configured issuer. Each is also the name of an
+    /// issuer without tokens.
     pub fn local_issuers(&self) -> impl Iterator<Item = &str> {
         let local = self
             .providers
@@ -275,7 +276,8 @@ impl RawProvider {
 }
 
 impl Checker<'_> {
-    /// `listed`: the issuers of the file. `issuers` gets one more for each provider whose local accounts belong to none of them.
+    /// `listed`: the issuers of the file. `issuers` gets one more for each provider whose local accounts belong to none
+    /// of them.
     pub fn login(
         &mut self,
         login: &RawLogin,
@@ -373,7 +375,8 @@ impl Checker<'_> {
         })
     }
 
-    /// The index of the configured issuer whose users the accounts of a file are. The file knows the default claims only.
+    /// The index of the configured issuer whose users the accounts of a file are. The file knows the default claims
+    /// only.
     fn issuer_of_accounts(&mut self, key: &str, name: &str, listed: &[RawIssuer]) -> Option<usize> {
         let index = self.issuer_named(key, name, listed)?;
         let claims = &listed.get(index)?.identity.claims;

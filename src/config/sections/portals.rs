@@ -31,8 +31,8 @@ pub struct RawPortal {
     /// The portal's own app: a URL, or a mapping. Absent: the top-level `upstream`.
     #[serde(default)]
     pub upstream: Option<PortalUpstream>,
-    /// Scheme and authority under which browsers reach the portal. Absent: the requested host if `match.hosts` names it, with
-    /// scheme and port of the top-level `public_url`; else that one.
+    /// Scheme and authority under which browsers reach the portal. Absent: the requested host if `match.hosts` names
+    /// it, with scheme and port of the top-level `public_url`; else that one.
     #[serde(default)]
     pub public_url: Option<String>,
 }
@@ -80,7 +80,8 @@ pub struct Portal {
 }
 
 impl Portal {
-    /// A portal that only its folder announces: at `/portal/<slug>` of any host, every issuer, no tenant of the request's own.
+    /// A portal that only its folder announces: at `/portal/<slug>` of any host, every issuer, no tenant of the
+    /// request's own.
     pub fn discovered(slug: &PortalSlug, issuers: usize) -> Self {
         Self {
             slug: slug.clone(),
@@ -243,7 +244,8 @@ pub fn parse_slug(text: &str) -> Result<PortalSlug, String> {
     PortalSlug::parse(text).ok_or_else(|| format!("`{text}` is not a portal's slug; {RULE}"))
 }
 
-/// A pattern of hosts in the form in which hosts are compared. The rule is that of the hosts of requests, with a `*` for a label.
+/// A pattern of hosts in the form in which hosts are compared. The rule is that of the hosts of requests, with a `*`
+/// for a label.
 fn host_pattern(text: &str) -> Result<String, &'static str> {
     let lower = text.to_ascii_lowercase();
     if lower.starts_with('[') {

@@ -1,7 +1,7 @@
 //! `public_url` and `portals.<slug>.public_url`: the origins under which browsers reach the portals.
 //!
-//! SECURITY: an origin comes from the configuration alone. The host of a request selects one only if `match.hosts` of the portal
-//! names it; every other host has no part in it.
+//! SECURITY: an origin comes from the configuration alone. The host of a request selects one only if `match.hosts` of
+//! the portal names it; every other host has no part in it.
 
 use std::borrow::Cow;
 
@@ -75,9 +75,10 @@ impl Portal {
 }
 
 impl Config {
-    /// The origin under which a browser that asked for `host` reaches a portal: the portal's `public_url`; else the host, if it
-    /// is one of the portal's `match.hosts`, else the first of them, with scheme and port of the top-level `public_url`; else
-    /// that one. `None` without a public URL, or if the portal's hosts are patterns that `host` does not fit.
+    /// The origin under which a browser that asked for `host` reaches a portal: the portal's `public_url`; else the
+    /// host, if it is one of the portal's `match.hosts`, else the first of them, with scheme and port of the top-level
+    /// `public_url`; else that one. `None` without a public URL, or if the portal's hosts are patterns that `host` does
+    /// not fit.
     pub fn origin_of<'a>(&'a self, portal: &'a Portal, host: &str) -> Option<Cow<'a, str>> {
         if let Some(own) = &portal.public_url {
             return Some(Cow::Borrowed(own));
@@ -94,8 +95,8 @@ impl Config {
         Some(Cow::Owned(url.origin().ascii_serialization()))
     }
 
-    /// True if pages of `origin` are the gate's own pages at `host`: those of a portal that the configuration puts there, or of
-    /// the top-level `public_url` if it puts none there.
+    /// True if pages of `origin` are the gate's own pages at `host`: those of a portal that the configuration puts
+    /// there, or of the top-level `public_url` if it puts none there.
     pub fn is_own_origin(&self, host: &str, origin: &str) -> bool {
         let portals = self.portals.iter().flatten();
         let named = |portal: &&Portal| {

@@ -1,8 +1,8 @@
 //! `/app/livez`, `/app/readyz`, `/app/startupz`: the app's probes, forwarded for the kubelet.
 //!
-//! The admin port is open to the pod's network and asks for no identity. Therefore nothing of the app's answer but its status
-//! is passed on, and a flood of probes is no flood on the app: probes of one kind share one call, and its outcome answers
-//! everything that comes within `REUSE` after it.
+//! The admin port is open to the pod's network and asks for no identity. Therefore nothing of the app's answer but its
+//! status is passed on, and a flood of probes is no flood on the app: probes of one kind share one call, and its
+//! outcome answers everything that comes within `REUSE` after it.
 
 use std::fmt::Display;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The body of `/authorize`, read strictly: an error names the member that is missing, unknown or of another type.
 //!
-//! In a batch each item is read by itself: an item that is malformed is refused alone. `quick` reads the usual body in one pass;
-//! every body that it leaves is read here.
+//! In a batch each item is read by itself: an item that is malformed is refused alone. `quick` reads the usual body in
+//! one pass; every body that it leaves is read here.
 
 mod quick;
 

@@ -242,7 +242,8 @@ impl<'a> Translation<'a> {
             .map(Value::Object)
     }
 
-    /// The context of a question; the properties of the action are its record `action`, as far as the schema declares it.
+    /// The context of a question; the properties of the action are its record `action`, as far as the schema declares
+    /// it.
     pub fn given_context(&self, action: &Action, context: Option<&Map<String, Value>>) -> Option<Map<String, Value>> {
         let mut context = context.cloned();
         let schema = self.active.as_ref().map(|active| &active.revision.rules.schema);

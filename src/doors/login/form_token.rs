@@ -1,7 +1,7 @@
 //! The token of the login form: proves that the gate showed this form to this browser.
 //!
-//! It is an HMAC of the form's fixed fields with the secret of the browser's login cookie as key. So another site cannot make it,
-//! and a form that was made for one portal or return path is not accepted for another.
+//! It is an HMAC of the form's fixed fields with the secret of the browser's login cookie as key. So another site
+//! cannot make it, and a form that was made for one portal or return path is not accepted for another.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;

@@ -1,7 +1,7 @@
 //! Reads the parameters of the endpoints from query, form or JSON body.
 //!
-//! A parameter that an endpoint uses may occur once: of two values, a proxy in front of the gate and the gate could use different
-//! ones. Bodies are bounded in bytes and time.
+//! A parameter that an endpoint uses may occur once: of two values, a proxy in front of the gate and the gate could use
+//! different ones. Bodies are bounded in bytes and time.
 
 use bytes::Bytes;
 use cedargate_policy::denial::{Denial, Refusal};

@@ -1,11 +1,11 @@
 //! The return path: the path of this origin to which a browser goes after a login or logout.
 //!
-//! SECURITY: the text comes from a link that any site can make. `parse` accepts it only if no browser can read it as another
-//! origin, and never repairs it. The path is canonical, so that every later reader gives it the same meaning.
+//! SECURITY: the text comes from a link that any site can make. `parse` accepts it only if no browser can read it as
+//! another origin, and never repairs it. The path is canonical, so that every later reader gives it the same meaning.
 //!
-//! A navigation that the gate sends to the login may have a query that a link may not (encoded line ends, great length). It
-//! travels in a parameter of its own, in base64url, so that no reader on the way meets it as text. A query cannot lead to another
-//! origin: the path before it is checked as strictly as in a link.
+//! A navigation that the gate sends to the login may have a query that a link may not (encoded line ends, great
+//! length). It travels in a parameter of its own, in base64url, so that no reader on the way meets it as text. A query
+//! cannot lead to another origin: the path before it is checked as strictly as in a link.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,7 +17,8 @@ use url::form_urlencoded::Serializer;
 use super::input::Parameters;
 use crate::config::Config;
 
-/// Bytes of a return path that the gate puts into a link as it is. Percent-encoding may triple them; base64url adds a third.
+/// Bytes of a return path that the gate puts into a link as it is. Percent-encoding may triple them; base64url adds a
+/// third.
 const PLAIN_BYTES: usize = 2048;
 /// Characters that a query carries only encoded.
 const ENCODED: &AsciiSet = &CONTROLS
@@ -28,7 +29,8 @@ const ENCODED: &AsciiSet = &CONTROLS
     .add(b'>')
     .add(b'\\')
     .add(b'`');
-/// Names of the parameters: the path or the whole return path, the query in base64url, the mark that the query was left out.
+/// Names of the parameters: the path or the whole return path, the query in base64url, the mark that the query was left
+/// out.
 const PATH: &str = "rd";
 const QUERY: &str = "rq";
 const CUT: &str = "cut";

@@ -1,7 +1,7 @@
 //! The names of a certificate: subject alternative names and the subject, each with one reading or none.
 //!
-//! A name that has no single reading makes the whole certificate unusable as an identity: if it counted as absent, a forbid that
-//! reads it would silently not apply.
+//! A name that has no single reading makes the whole certificate unusable as an identity: if it counted as absent, a
+//! forbid that reads it would silently not apply.
 
 use rustls::pki_types::CertificateDer;
 use serde_json::{Map, Value};

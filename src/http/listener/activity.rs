@@ -42,8 +42,8 @@ const DRIP_BYTES: u64 = 1024;
 /// Bytes that the answer to one PING writes. They do not show that the client reads anything else.
 const NOISE_BYTES: u64 = 17;
 
-/// The times for which a client may owe a head, send no request, or take no bytes, and for which an answer may be silent that
-/// goes to a client which sends no more.
+/// The times for which a client may owe a head, send no request, or take no bytes, and for which an answer may be
+/// silent that goes to a client which sends no more.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
     pub header: Duration,
@@ -387,7 +387,8 @@ impl Activity {
         }
     }
 
-    /// Notes that a write found no room. Starts the send timer, and starts it again only if the client has taken `DRIP_BYTES`.
+    /// Notes that a write found no room. Starts the send timer, and starts it again only if the client has taken
+    /// `DRIP_BYTES`.
     pub fn write_stuck(&self) {
         let mut state = self.state.lock();
         let written = state.written;

@@ -75,8 +75,8 @@ impl ClientConnection {
         self.activity.get()?.early_hints()
     }
 
-    /// Runs a task beside the connection, a tunnel for example. Draining waits for it, a forced shutdown drops it, and a
-    /// panic in it is counted and ends this task alone.
+    /// Runs a task beside the connection, a tunnel for example. Draining waits for it, a forced shutdown drops it, and
+    /// a panic in it is counted and ends this task alone.
     pub fn spawn(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
         let connection = Rc::clone(self);
         self.tasks.tracker.spawn_local(async move {

@@ -1,13 +1,14 @@
 //! Slots for connections: a total of one listener over all workers, and a limit per client address.
 //!
-//! A new connection acquires the total slot before a byte of it is read, and the address's slot as soon as its address is
-//! known (`handshake`). Both are freed when the last holder of the connection drops them, tunnels and panics included.
+//! A new connection acquires the total slot before a byte of it is read, and the address's slot as soon as its address
+//! is known (`handshake`). Both are freed when the last holder of the connection drops them, tunnels and panics
+//! included.
 //!
 //! Workers race for both. The total is one compare-and-swap that never passes the maximum, so the number of open
-//! connections never exceeds it. The address counts are one map behind a lock; look-up and increment happen under it, and
-//! so do decrement and removal, so an entry is never removed while another worker adds to it. An entry lives as long as
-//! its last connection: the map is never larger than `limits.connections`. A connection that gets no slot for its
-//! address gives its total slot back when it closes.
+//! connections never exceeds it. The address counts are one map behind a lock; look-up and increment happen under it,
+//! and so do decrement and removal, so an entry is never removed while another worker adds to it. An entry lives as
+//! long as its last connection: the map is never larger than `limits.connections`. A connection that gets no slot for
+//! its address gives its total slot back when it closes.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,8 +22,8 @@ use super::PeerAddr;
 use crate::base::address::client_network;
 use crate::config::Limits;
 
-/// Open connections of one listener, on all workers together. Each listener has a count of its own, so that clients of one
-/// cannot starve another.
+/// Open connections of one listener, on all workers together. Each listener has a count of its own, so that clients of
+/// one cannot starve another.
 #[derive(Clone, Debug)]
 pub struct ConnectionCount {
     open: Arc<AtomicUsize>,

@@ -1,10 +1,10 @@
-//! The client's stream as hyper uses it: the guard checks the bytes that hyper reads, `Activity` notes the bytes that hyper
-//! writes.
+//! The client's stream as hyper uses it: the guard checks the bytes that hyper reads, `Activity` notes the bytes that
+//! hyper writes.
 //!
 //! Incoming bytes pass the guard (`guard`) in hyper's own buffer, without a copy. Bytes that the guard refuses never
-//! reach hyper: over HTTP/1 hyper gets `INVALID_BYTES` in their place, refuses by itself and writes the 400; over HTTP/2
-//! the read fails and the connection ends, or h2 gets a frame that it answers with a reset of the stream. Outgoing HTTP/2
-//! bytes are read for resets (`SentFrames`), after the socket took them.
+//! reach hyper: over HTTP/1 hyper gets `INVALID_BYTES` in their place, refuses by itself and writes the 400; over
+//! HTTP/2 the read fails and the connection ends, or h2 gets a frame that it answers with a reset of the stream.
+//! Outgoing HTTP/2 bytes are read for resets (`SentFrames`), after the socket took them.
 //!
 //! An HTTP/1 client may send bytes behind a request that asks to upgrade, before it knows the answer. They are the next
 //! request or the first bytes of a tunnel, and only the answer tells. The stream holds up to `HELD_BYTES_MAX` of them
@@ -12,8 +12,8 @@
 //! status the guard reads them as HTTP.
 //!
 //! The end of an HTTP/1 client's bytes between two messages waits for the answers (`half_close`). At its own end of the
-//! connection the stream tells whether the client may still be sending: closing the socket then would destroy the answer
-//! (`linger`).
+//! connection the stream tells whether the client may still be sending: closing the socket then would destroy the
+//! answer (`linger`).
 
 mod half_close;
 mod shared_stream;
@@ -133,8 +133,8 @@ impl<S> GuardedStream<S> {
 }
 
 impl<S> GuardedStream<S> {
-    /// True if an HTTP/1 connection is between two requests, and hyper holds no byte of it: it has read and answered every
-    /// request that the guard saw, the answers are sent, and it waits for the next byte.
+    /// True if an HTTP/1 connection is between two requests, and hyper holds no byte of it: it has read and answered
+    /// every request that the guard saw, the answers are sent, and it waits for the next byte.
     pub fn is_at_rest(&self) -> bool {
         let Guard::Http1(guard) = &self.guard else { return false };
         self.awaits_bytes
@@ -216,7 +216,8 @@ impl Http1Guard {
         half_close.poll_answered(activity, self.half_close_timeout, cx)
     }
 
-    /// True if the client may still be sending, although the gate reads no more: the rest of a message, or another request.
+    /// True if the client may still be sending, although the gate reads no more: the rest of a message, or another
+    /// request.
     fn may_be_sending<S: AsyncRead + Unpin>(&self, stream: &mut S, activity: &Activity, cx: &mut Context<'_>) -> bool {
         if self.is_ended || self.framing.is_tunnel() {
             return false;

@@ -1,15 +1,15 @@
 //! The steps before HTTP on a new connection, and which HTTP it speaks.
 //!
-//! The order is fixed. First a PROXY header, if the peer is a trusted proxy that must send one: the address in it is the
-//! client's. Then that address takes its connection slot, so that no client costs a TLS handshake beyond its limit. Then
-//! TLS. Then the first bytes: HTTP/2 starts with a preface that no HTTP/1 request can start with, and over TLS it also
-//! needs ALPN.
+//! The order is fixed. First a PROXY header, if the peer is a trusted proxy that must send one: the address in it is
+//! the client's. Then that address takes its connection slot, so that no client costs a TLS handshake beyond its limit.
+//! Then TLS. Then the first bytes: HTTP/2 starts with a preface that no HTTP/1 request can start with, and over TLS it
+//! also needs ALPN.
 //!
 //! Every wait has a deadline: `limits.header_timeout` for the PROXY header, for TLS and for the rest of the preface,
-//! `limits.idle_timeout` for the first byte. A peer that closes, or sends nothing, leaves no record: load balancers open
-//! connections only to see that the port is open. Malformed bytes end the connection with a counted `Rejected`. When the gate
-//! closes, the caller drops a handshake that is not done after `FIRST_REQUEST_GRACE`. Bytes that a step read beyond its own end
-//! belong to the next step (`PrefixedIo`).
+//! `limits.idle_timeout` for the first byte. A peer that closes, or sends nothing, leaves no record: load balancers
+//! open connections only to see that the port is open. Malformed bytes end the connection with a counted `Rejected`.
+//! When the gate closes, the caller drops a handshake that is not done after `FIRST_REQUEST_GRACE`. Bytes that a step
+//! read beyond its own end belong to the next step (`PrefixedIo`).
 
 use std::future::poll_fn;
 use std::io;
@@ -239,8 +239,8 @@ async fn tls_handshake(
     }
 }
 
-/// Reads until the bytes are the preface, or can no longer become it. The client has the idle timeout for its first byte,
-/// then the header timeout.
+/// Reads until the bytes are the preface, or can no longer become it. The client has the idle timeout for its first
+/// byte, then the header timeout.
 async fn detect_protocol<S>(mut stream: S, unread: Bytes, timeouts: Timeouts) -> Result<Detected<S>, StepError>
 where
     S: AsyncRead + Unpin,
@@ -272,8 +272,8 @@ where
     })
 }
 
-/// Reads once, and returns the number of bytes. Clients open connections long before they use them, so the buffer is on the
-/// stack: a wait holds none.
+/// Reads once, and returns the number of bytes. Clients open connections long before they use them, so the buffer is on
+/// the stack: a wait holds none.
 async fn read_more<S: AsyncRead + Unpin>(stream: &mut S, seen: &mut BytesMut) -> io::Result<usize> {
     poll_fn(|cx| {
         let mut bytes = [0; READ_BYTES];

@@ -5,8 +5,9 @@
 //! `guard::http2_frames` bound floods of resets, pings, settings and continuations: they end the connection.
 //!
 //! A connection leaves in two steps. First GOAWAY: because the gate drains, or the connection is idle or had very many
-//! malformed streams. Then the open streams end and the connection with them; the timeouts still hold, and a client that
-//! neither sends nor closes after GOAWAY is dropped after `GOAWAY_TIMEOUT`. A forced shutdown drops the connection at once.
+//! malformed streams. Then the open streams end and the connection with them; the timeouts still hold, and a client
+//! that neither sends nor closes after GOAWAY is dropped after `GOAWAY_TIMEOUT`. A forced shutdown drops the connection
+//! at once.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -42,17 +43,17 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Bytes of one answer that may wait for the client's window.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// The library's limit of a head is so much higher than `limits.header_bytes`: its refusals leave no record, so the gate
-/// refuses first (`request::check_head_size`).
+/// The library's limit of a head is so much higher than `limits.header_bytes`: its refusals leave no record, so the
+/// gate refuses first (`request::check_head_size`).
 const HEADER_BYTES_MARGIN: usize = 16 * 1024;
 /// Largest frame that a client may send; HTTP/2's own minimum of that limit.
 const FRAME_BYTES: u32 = 16 * 1024;
 /// Streams that a client opened and reset before the gate accepted them (rapid reset); more end the connection.
 const RESETS_PENDING_MAX: usize = 20;
-/// Streams that the library reset because of the client's mistakes; more end the connection. The count never falls, so the
-/// gate ends the connection with grace long before (`MISTAKES_MAX`), and floods by their rate (`guard::http2_frames`). It
-/// ends a client that makes more mistakes in one read, or does not read the resets: each takes some hundred bytes until
-/// then.
+/// Streams that the library reset because of the client's mistakes; more end the connection. The count never falls, so
+/// the gate ends the connection with grace long before (`MISTAKES_MAX`), and floods by their rate
+/// (`guard::http2_frames`). It ends a client that makes more mistakes in one read, or does not read the resets: each
+/// takes some hundred bytes until then.
 const RESETS_FOR_ERRORS_MAX: usize = 2 * MISTAKES_MAX as usize;
 /// Memory of the task that answers one stream, without the buffers above and the answer itself.
 const STREAM_BYTES_MAX: usize = 4 * 1024;
@@ -215,9 +216,9 @@ async fn finish_streams(
     }
 }
 
-/// Resolves when the connection is to send GOAWAY. A connection from before the drain sends it at once. A connection that
-/// was opened during the drain waits until the gate closes: before that, its client would only connect again, to the same
-/// gate, because load balancers have not noticed yet.
+/// Resolves when the connection is to send GOAWAY. A connection from before the drain sends it at once. A connection
+/// that was opened during the drain waits until the gate closes: before that, its client would only connect again, to
+/// the same gate, because load balancers have not noticed yet.
 async fn goaway_is_due(mut shutdown: Shutdown) {
     if shutdown.is_draining() {
         shutdown.closing().await;

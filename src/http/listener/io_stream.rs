@@ -20,8 +20,8 @@ pub(super) enum IoStream {
 
 /// A stream that can tell whether bytes came, without a buffer to read them into.
 pub(super) trait Readable {
-    /// Ready when a read would find bytes, the end of the stream, or an error. May be ready too early, never too late, once a
-    /// read was pending.
+    /// Ready when a read would find bytes, the end of the stream, or an error. May be ready too early, never too late,
+    /// once a read was pending.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 

@@ -1,8 +1,8 @@
 //! The lingering close (RFC 9112, 9.6): reads and drops what a client still sends after the gate ended the connection.
 //!
-//! A gate that refuses a request before it read the body closes a socket with unread bytes. The kernel then sends a reset, which
-//! destroys the answer on its way: the client sees a broken connection in the place of a 401. So the gate first closes only its
-//! own sending side, and keeps the socket until the client closes, too.
+//! A gate that refuses a request before it read the body closes a socket with unread bytes. The kernel then sends a
+//! reset, which destroys the answer on its way: the client sees a broken connection in the place of a 401. So the gate
+//! first closes only its own sending side, and keeps the socket until the client closes, too.
 //!
 //! Nothing else of the connection is left by then: no HTTP, no TLS, no buffer. The connection's slot stays taken, so
 //! `limits.connections` bounds the sockets that linger. `limits.linger_timeout`, `limits.linger_idle_timeout` and
@@ -33,7 +33,8 @@ pub(super) struct Linger {
 }
 
 impl Linger {
-    /// Lets the socket of an ended connection linger beside the other connections. A gate that closes does not wait for it.
+    /// Lets the socket of an ended connection linger beside the other connections. A gate that closes does not wait for
+    /// it.
     pub fn spawn(self, socket: OwnedFd, client: &Rc<ClientConnection>, shutdown: Shutdown) {
         client.spawn(async move {
             tokio::select! {

@@ -1,8 +1,8 @@
 //! The 503 for a connection over the limit, so that the client learns why it is closed.
 //!
-//! The connection holds no slot, so this has limits of its own: a task per connection, for up to `LINGERING_MAX` connections
-//! of a worker, answers and closes as `linger` does, within `LINGER_TIMEOUT`. Further connections get the answer if the kernel
-//! takes it at once. Neither ever holds up the accept loop.
+//! The connection holds no slot, so this has limits of its own: a task per connection, for up to `LINGERING_MAX`
+//! connections of a worker, answers and closes as `linger` does, within `LINGER_TIMEOUT`. Further connections get the
+//! answer if the kernel takes it at once. Neither ever holds up the accept loop.
 
 use std::cell::Cell;
 use std::os::fd::AsFd;

@@ -1,11 +1,11 @@
 //! The PROXY protocol header (v1 and v2), in which a load balancer names the client of the connection it forwards.
 //!
-//! SECURITY: the source in it becomes the client's address. So `handshake` reads it only from `trusted_proxies`, only as
-//! the first bytes of a connection, and only once: the bytes behind it are the client's own, and a second header in them
-//! is no header. The parse has one reading: a header is complete, incomplete or malformed. An incomplete one is read on
-//! until `limits.header_timeout`, a malformed one ends the connection; neither falls back to the socket's address, which is
-//! the proxy's and might be trusted with more. A complete header without an address (LOCAL, UNKNOWN) is the
-//! balancer's own health check, and keeps the socket's address.
+//! SECURITY: the source in it becomes the client's address. So `handshake` reads it only from `trusted_proxies`, only
+//! as the first bytes of a connection, and only once: the bytes behind it are the client's own, and a second header in
+//! them is no header. The parse has one reading: a header is complete, incomplete or malformed. An incomplete one is
+//! read on until `limits.header_timeout`, a malformed one ends the connection; neither falls back to the socket's
+//! address, which is the proxy's and might be trusted with more. A complete header without an address (LOCAL, UNKNOWN)
+//! is the balancer's own health check, and keeps the socket's address.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,7 +1,7 @@
 //! The URL of a request, for a DPoP proof (RFC 9449, section 4.3) to be compared with.
 //!
-//! SECURITY: a URL in a proof must be one of the portal's own: the origin that its configuration says, or the requested host
-//! where the configuration names it. A `Host` that only the client chose proves nothing.
+//! SECURITY: a URL in a proof must be one of the portal's own: the origin that its configuration says, or the requested
+//! host where the configuration names it. A `Host` that only the client chose proves nothing.
 
 use cedargate_policy::portal::path::CanonicalPath;
 use http::header::HOST;

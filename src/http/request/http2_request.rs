@@ -1,7 +1,8 @@
 //! Turns an HTTP/2 request into HTTP/1.1's terms, so that every later step sees one kind of request.
 //!
-//! `:authority` becomes `Host`, split cookies are joined, and an extended CONNECT (RFC 8441: an upgrade) becomes the GET with
-//! `Upgrade` that it stands for. Requests that the HTTP library accepts although RFC 9113 forbids them are refused.
+//! `:authority` becomes `Host`, split cookies are joined, and an extended CONNECT (RFC 8441: an upgrade) becomes the
+//! GET with `Upgrade` that it stands for. Requests that the HTTP library accepts although RFC 9113 forbids them are
+//! refused.
 
 use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
@@ -23,7 +24,8 @@ const CONNECTION_SPECIFIC: [&str; 3] = ["keep-alive", "proxy-connection", "http2
 
 /// Checks the size of a request's head.
 ///
-/// The library's own limits are higher, because its refusals have neither a record nor a body that says which limit it is.
+/// The library's own limits are higher, because its refusals have neither a record nor a body that says which limit it
+/// is.
 pub fn check_head_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {
     if parts.headers.len() > limits.header_count.as_usize() {
         return Err(Refusal::over_limit(Denial::HeadersTooLarge, "limits.header_count"));

@@ -1,8 +1,8 @@
 //! The request that a proxy holds back and asks about: its method, host and target, as the proxy states them.
 //!
-//! The proxy goes on with the client's own target, and the gate cannot rewrite it. So a target counts only if it is stated
-//! byte for byte, once, and by a proxy that the gate believes. SECURITY: every fact comes from one place. A second header that
-//! states it too could be the client's.
+//! The proxy goes on with the client's own target, and the gate cannot rewrite it. So a target counts only if it is
+//! stated byte for byte, once, and by a proxy that the gate believes. SECURITY: every fact comes from one place. A
+//! second header that states it too could be the client's.
 
 use std::net::IpAddr;
 
@@ -116,7 +116,8 @@ impl StatedRequest {
         for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT] {
             headers.remove(name);
         }
-        // SECURITY: proxies take `Upgrade` out of their question; a WebSocket from a foreign page must not pass as a plain GET
+        // SECURITY: proxies take `Upgrade` out of their question; a WebSocket from a foreign page must not pass as a
+        // plain GET
         if headers.contains_key(SEC_WEBSOCKET_KEY) && !headers.contains_key(UPGRADE) {
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         }

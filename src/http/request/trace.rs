@@ -47,8 +47,8 @@ pub enum Sampling {
 }
 
 impl Trace {
-    /// Continues the caller's trace if `traceparent` is strictly version 00, else starts one. The gate's span is the random
-    /// half of the decision's id.
+    /// Continues the caller's trace if `traceparent` is strictly version 00, else starts one. The gate's span is the
+    /// random half of the decision's id.
     pub(super) fn from_headers(headers: &HeaderMap, decision_id: Uuid, fresh: &LazyCell<Uuid, impl FnOnce() -> Uuid>) -> Self {
         let [_, _, _, _, _, _, _, _, span_id @ ..] = decision_id.into_bytes();
         match single_value(headers, &TRACEPARENT).and_then(parse_traceparent) {

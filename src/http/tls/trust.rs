@@ -69,8 +69,8 @@ fn roots(file: &CertificateFile<'_>, content: &Result<Vec<u8>, String>) -> Resul
     Ok(roots)
 }
 
-/// The lists of `client_crl`; none without the key. A list that is out of date would refuse every client, so it is refused
-/// itself: at a reload the old lists stay.
+/// The lists of `client_crl`; none without the key. A list that is out of date would refuse every client, so it is
+/// refused itself: at a reload the old lists stay.
 fn revocation_lists(files: &ListenerFiles, contents: &Contents) -> Result<RevocationLists, CertificateError> {
     let mut found = RevocationLists {
         lists: Vec::new(),

@@ -1,7 +1,7 @@
 //! Asks the app whether it is healthy: one request or one connection, under one deadline.
 //!
-//! Only the admin listener calls this. Nothing of the app's answer but its status leaves this file. A redirect counts as an
-//! answer and is not followed.
+//! Only the admin listener calls this. Nothing of the app's answer but its status leaves this file. A redirect counts
+//! as an answer and is not followed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -218,8 +218,8 @@ async fn ask_grpc(authority: &Authority, service: &str, deadline: Instant) -> Re
     }
 }
 
-/// A `HealthCheckRequest` in one frame: no compression, its length, field 1 with the service. The configuration bounds the
-/// name, so both lengths fit into one byte.
+/// A `HealthCheckRequest` in one frame: no compression, its length, field 1 with the service. The configuration bounds
+/// the name, so both lengths fit into one byte.
 fn health_request(service: &str) -> Bytes {
     let length = u8::try_from(service.len()).unwrap_or(u8::MAX);
     let mut message = Vec::new();

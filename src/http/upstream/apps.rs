@@ -1,7 +1,7 @@
 //! The apps behind the gate, as all workers share them: the address, the TLS settings and the circuit breaker of each.
 //!
-//! Start-up makes one `App` per distinct upstream. Portals with equal upstreams share it, and with it one connection pool per
-//! thread and one circuit breaker. Header rules belong to each portal (`HeaderRules`).
+//! Start-up makes one `App` per distinct upstream. Portals with equal upstreams share it, and with it one connection
+//! pool per thread and one circuit breaker. Header rules belong to each portal (`HeaderRules`).
 
 use std::sync::Arc;
 

@@ -1,14 +1,15 @@
 //! The circuit breaker of one app: stops connection attempts to an app that cannot be reached. All workers share it.
 //!
-//! Only connection attempts count: refused, timed out, TLS failed. After `failures` failed attempts in a row the circuit is open
-//! for `pause`: a request that needs a new connection fails at once, a request with a pooled connection is sent. After `pause`
-//! the circuit is half-open.
+//! Only connection attempts count: refused, timed out, TLS failed. After `failures` failed attempts in a row the
+//! circuit is open for `pause`: a request that needs a new connection fails at once, a request with a pooled connection
+//! is sent. After `pause` the circuit is half-open.
 //!
-//! Workers race for the one probe of a half-open circuit. `attempt` swaps `probing` to true; the worker that finds it false
-//! makes the probe, the others fail at once. A probe that ended between a worker's first look at the pause and its swap may
-//! have opened the circuit again, so the worker looks at the pause a second time after the swap. Any attempt that succeeds
-//! closes the circuit; a failed probe starts a new pause. A probe whose client went away records nothing; its drop resets
-//! `probing`, and the next request may probe. Everything is atomic; no worker waits for another.
+//! Workers race for the one probe of a half-open circuit. `attempt` swaps `probing` to true; the worker that finds it
+//! false makes the probe, the others fail at once. A probe that ended between a worker's first look at the pause and
+//! its swap may have opened the circuit again, so the worker looks at the pause a second time after the swap. Any
+//! attempt that succeeds closes the circuit; a failed probe starts a new pause. A probe whose client went away records
+//! nothing; its drop resets `probing`, and the next request may probe. Everything is atomic; no worker waits for
+//! another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -25,7 +25,8 @@ static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 #[derive(Clone)]
 pub(super) struct ClientHeaderCache(Rc<RefCell<Cache<ClientFacts, ClientHeaders>>>);
 
-/// The encoded headers of one client. They name one address, the client's as the gate determined it; the app need not count hops.
+/// The encoded headers of one client. They name one address, the client's as the gate determined it; the app need not
+/// count hops.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct ClientHeaders {
     address: HeaderValue,

@@ -1,7 +1,8 @@
 //! TLS to the app: the trusted authorities, the gate's client certificate, and the HTTP versions that the gate offers.
 //!
-//! Start-up reads the files once; an unusable file is a start error that names file and key. The code names the crypto provider
-//! here and never uses the process's default, so that no other library can change which certificates the gate trusts.
+//! Start-up reads the files once; an unusable file is a start error that names file and key. The code names the crypto
+//! provider here and never uses the process's default, so that no other library can change which certificates the gate
+//! trusts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

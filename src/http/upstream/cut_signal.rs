@@ -1,7 +1,7 @@
 //! The signal that ends a live response or tunnel from outside.
 //!
-//! The gate holds one end and calls `cut`; the response body or the tunnel task holds the other and polls it. Exactly one task
-//! waits on a signal, so one stored waker is enough. Both ends live on the same thread.
+//! The gate holds one end and calls `cut`; the response body or the tunnel task holds the other and polls it. Exactly
+//! one task waits on a signal, so one stored waker is enough. Both ends live on the same thread.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -16,8 +16,8 @@ pub struct CutSignal {
     waker: RefCell<Option<Waker>>,
 }
 
-/// Registers a response as live. The response body calls it once, when the response needs more than one frame or a wait, and
-/// keeps the returned registration until the response ends.
+/// Registers a response as live. The response body calls it once, when the response needs more than one frame or a
+/// wait, and keeps the returned registration until the response ends.
 pub type RegisterLive = Box<dyn FnOnce(Rc<CutSignal>) -> Rc<dyn Any>>;
 
 impl CutSignal {

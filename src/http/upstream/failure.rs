@@ -1,7 +1,7 @@
 //! The failures of an exchange with the app: a closed set for the metric, which the gate turns into a response.
 //!
-//! `classify` is the one place that converts hyper's errors. It looks at the request's body first: if the client stopped sending
-//! or sent too much, the exchange broke because of the client, and the app is not at fault.
+//! `classify` is the one place that converts hyper's errors. It looks at the request's body first: if the client
+//! stopped sending or sent too much, the exchange broke because of the client, and the app is not at fault.
 
 use std::error::Error as StdError;
 use std::io;
@@ -102,8 +102,8 @@ impl UpstreamError {
         Self::failed(FailureReason::Malformed, detail)
     }
 
-    /// True if the log does not contain this failure of the app yet. An open circuit repeats an earlier failure; the errors of
-    /// the client's body say nothing about the app.
+    /// True if the log does not contain this failure of the app yet. An open circuit repeats an earlier failure; the
+    /// errors of the client's body say nothing about the app.
     pub const fn is_worth_logging(&self) -> bool {
         match self {
             Self::Unavailable { reason, .. } => !matches!(reason, FailureReason::CircuitOpen),
@@ -169,8 +169,8 @@ pub(super) fn classify(error: hyper::Error, progress: &BodyProgress) -> Upstream
     UpstreamError::failed(reason, error)
 }
 
-/// True if the connection ended under the request, or the app refused the stream without processing it. False for an app that
-/// answered wrongly, reset the stream for a reason of its own, or did not answer a ping.
+/// True if the connection ended under the request, or the app refused the stream without processing it. False for an
+/// app that answered wrongly, reset the stream for a reason of its own, or did not answer a ping.
 pub(super) fn is_lost_connection(error: &hyper::Error) -> bool {
     let source = error.source();
     if let Some(http2) = source.and_then(|source| source.downcast_ref::<h2::Error>()) {

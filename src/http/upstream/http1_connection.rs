@@ -1,12 +1,12 @@
 //! One HTTP/1.1 connection to the app, and who drives it.
 //!
-//! hyper's connection does nothing unless it is polled. The request that leased it polls it, in its own task: no other task is
-//! woken between the client and the app, and each byte goes from one socket to the other in one poll. `drive` polls it while the
-//! request waits for the answer, and while the client takes the answer's body.
+//! hyper's connection does nothing unless it is polled. The request that leased it polls it, in its own task: no other
+//! task is woken between the client and the app, and each byte goes from one socket to the other in one poll. `drive`
+//! polls it while the request waits for the answer, and while the client takes the answer's body.
 //!
-//! Two kinds of connection need a task of their own. One that is upgraded outlives its request. And an answer may begin before
-//! the app has the whole request: a client that sends on, and does not read yet, would keep the request from polling, so
-//! `drive_in_task` gives the connection a task from the answer's head on.
+//! Two kinds of connection need a task of their own. One that is upgraded outlives its request. And an answer may begin
+//! before the app has the whole request: a client that sends on, and does not read yet, would keep the request from
+//! polling, so `drive_in_task` gives the connection a task from the answer's head on.
 //!
 //! An idle connection is polled when it is leased and by each sweep, which is when a close by the app is seen.
 

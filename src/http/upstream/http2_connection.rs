@@ -1,12 +1,14 @@
 //! HTTP/2 to the app: a few connections per thread, each shared by many requests.
 //!
-//! A request takes an `Http2Stream`, which counts as open until its drop. The windows are chosen so that one client that reads
-//! slowly cannot stall the other streams of its connection: all stream windows together fit the connection's window. hyper pings
-//! a connection that is in use and silent for `PING_INTERVAL`, and ends it without an answer after `PING_TIMEOUT`.
+//! A request takes an `Http2Stream`, which counts as open until its drop. The windows are chosen so that one client
+//! that reads slowly cannot stall the other streams of its connection: all stream windows together fit the connection's
+//! window. hyper pings a connection that is in use and silent for `PING_INTERVAL`, and ends it without an answer after
+//! `PING_TIMEOUT`.
 //!
-//! A new connection becomes usable when the app's SETTINGS arrive, because a stream beyond the app's limit would be refused and
-//! its request lost. `handshake` therefore waits for them; the connect deadline covers that wait. Everything runs on the
-//! worker's own thread: the connection's task borrows the connection during a poll, the pool borrows it between two polls.
+//! A new connection becomes usable when the app's SETTINGS arrive, because a stream beyond the app's limit would be
+//! refused and its request lost. `handshake` therefore waits for them; the connect deadline covers that wait.
+//! Everything runs on the worker's own thread: the connection's task borrows the connection during a poll, the pool
+//! borrows it between two polls.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -41,8 +43,8 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// memory. This window also bounds how many small frames may wait: h2 counts each as up to 256 bytes against half of it
 /// and ends the connection beyond. The factor leaves room for every stream full of frames of a dozen bytes.
 const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * 100 * 48;
-/// Streams that the gate may reset on one connection (their clients went away) before the pool stops using it. Apps close a
-/// connection with many resets, and with it the requests of other clients.
+/// Streams that the gate may reset on one connection (their clients went away) before the pool stops using it. Apps
+/// close a connection with many resets, and with it the requests of other clients.
 const RESETS_MAX: u32 = 100;
 /// Bytes of a request body buffered per stream.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
@@ -68,8 +70,8 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
 #[derive(Debug)]
 pub(super) struct Http2Connection {
     sender: SendRequest<RequestBody>,
-    /// The connection's own task polls it and drops it at its end, which gives queued requests back. The pool borrows it
-    /// between polls to read how many streams the app allows.
+    /// The connection's own task polls it and drops it at its end, which gives queued requests back. The pool borrows
+    /// it between polls to read how many streams the app allows.
     connection: Rc<RefCell<DrivenConnection>>,
     open_streams: Cell<usize>,
     unused_since: Cell<Instant>,
@@ -158,7 +160,8 @@ impl Http2Connection {
         self.sender.is_closed()
     }
 
-    /// True if the pool must not open more streams, because a request was lost or the gate reset too many; open streams go on.
+    /// True if the pool must not open more streams, because a request was lost or the gate reset too many; open streams
+    /// go on.
     pub fn is_retired(&self) -> bool {
         self.lost_request.get() || self.resets.get() >= RESETS_MAX
     }

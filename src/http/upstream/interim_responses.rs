@@ -1,13 +1,13 @@
 //! Interim responses of the app: `100 Continue` and `103 Early Hints`.
 //!
-//! hyper reports an interim response by a callback on the connection's task; the request's task takes it from a queue. The
-//! queue is bounded by the hints that one request may pass on; a push to a full queue drops the hint. Only a request that can
-//! use interim responses has a queue, and an empty queue allocates nothing.
+//! hyper reports an interim response by a callback on the connection's task; the request's task takes it from a queue.
+//! The queue is bounded by the hints that one request may pass on; a push to a full queue drops the hint. Only a
+//! request that can use interim responses has a queue, and an empty queue allocates nothing.
 //!
-//! `Exchange::send` polls the queue before the answer, so hints that arrived before the answer go to the client before it. A
-//! held body (`Expect: 100-continue`) is released by the app's 100 or by a timer, whichever comes first. hyper reports no
-//! interim responses of HTTP/2 connections, so there the timer always releases it. The timer is at most half the response
-//! timeout: the app's time to answer restarts with the release and must not run out before it.
+//! `Exchange::send` polls the queue before the answer, so hints that arrived before the answer go to the client before
+//! it. A held body (`Expect: 100-continue`) is released by the app's 100 or by a timer, whichever comes first. hyper
+//! reports no interim responses of HTTP/2 connections, so there the timer always releases it. The timer is at most half
+//! the response timeout: the app's time to answer restarts with the release and must not run out before it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -58,8 +58,8 @@ enum Interim {
 }
 
 impl InterimResponses {
-    /// Holds the body if the client waits for a 100, and subscribes to interim responses if the body is held or the client can
-    /// receive hints.
+    /// Holds the body if the client waits for a 100, and subscribes to interim responses if the body is held or the
+    /// client can receive hints.
     pub fn subscribe(
         request: &mut Request<RequestBody>,
         client_version: Version,
@@ -90,8 +90,8 @@ impl InterimResponses {
         }
     }
 
-    /// Releases the body and passes hints on as interim responses arrive. Never returns; the caller drops it when the app's
-    /// answer is there. Cancel-safe.
+    /// Releases the body and passes hints on as interim responses arrive. Never returns; the caller drops it when the
+    /// app's answer is there. Cancel-safe.
     pub async fn pass_on(&mut self, progress: &BodyProgress, send_hints: Option<SendHints<'_>>) -> std::convert::Infallible {
         loop {
             tokio::select! {

@@ -1,17 +1,19 @@
 //! Connections to the apps, one pool per worker: idle HTTP/1.1 connections, and shared HTTP/2 connections.
 //!
-//! A pool never leaves its thread, so it needs no lock; a borrow of it never spans an await. A request leases a connection, and
-//! the lease decides its end: `give_back` after the answer was read to the end, the drop closes an HTTP/1.1 connection or
-//! resets an HTTP/2 stream. The most recently used HTTP/1.1 connection and the first HTTP/2 connection with room come first,
-//! so surplus connections stay unused and `sweep` closes them.
+//! A pool never leaves its thread, so it needs no lock; a borrow of it never spans an await. A request leases a
+//! connection, and the lease decides its end: `give_back` after the answer was read to the end, the drop closes an
+//! HTTP/1.1 connection or resets an HTTP/2 stream. The most recently used HTTP/1.1 connection and the first HTTP/2
+//! connection with room come first, so surplus connections stay unused and `sweep` closes them.
 //!
 //! Requests that find no HTTP/2 connection with room race to make one. A semaphore with one permit serialises them: the
-//! first connects, the rest wait, look again and take a stream of its connection. If it fails, the next waiter connects; the
-//! wait counts against `upstream.connect_timeout`. Where the app chose HTTP/1.1, waiting has no use: a waiter then
-//! gives the permit back and connects at once. Every new connection asks the circuit breaker first and records its result there.
+//! first connects, the rest wait, look again and take a stream of its connection. If it fails, the next waiter
+//! connects; the wait counts against `upstream.connect_timeout`. Where the app chose HTTP/1.1, waiting has no use: a
+//! waiter then gives the permit back and connects at once. Every new connection asks the circuit breaker first and
+//! records its result there.
 //!
-//! A pooled connection may die while a request is on its way to it. `Exchange::send_with_retry` then sends some requests once
-//! more, on a connection from `lease_fresh`: one that is younger than the loss, because an app that restarts ends all of them.
+//! A pooled connection may die while a request is on its way to it. `Exchange::send_with_retry` then sends some
+//! requests once more, on a connection from `lease_fresh`: one that is younger than the loss, because an app that
+//! restarts ends all of them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -121,8 +123,8 @@ impl Pool {
         }
     }
 
-    /// Leases a connection for a request whose first one was lost: a new one, or a stream of an HTTP/2 connection that was made
-    /// since. No later request uses the lost connection.
+    /// Leases a connection for a request whose first one was lost: a new one, or a stream of an HTTP/2 connection that
+    /// was made since. No later request uses the lost connection.
     pub(super) async fn lease_fresh(&self, app: &App, offer: VersionOffer, lost: Lease) -> Result<Lease, UpstreamError> {
         match lost {
             Lease::Http1(_closes) => self.connect(app, offer).await,
@@ -176,8 +178,8 @@ impl Pool {
         }
     }
 
-    /// Leases a stream of an HTTP/2 connection that exists or that another request is making, made after `newer_than` if that is
-    /// given. The wait counts as connecting.
+    /// Leases a stream of an HTTP/2 connection that exists or that another request is making, made after `newer_than`
+    /// if that is given. The wait counts as connecting.
     async fn lease_stream(&self, app: &App, offer: VersionOffer, newer_than: Option<Instant>) -> Result<Lease, UpstreamError> {
         let open_stream = |connections: &mut AppConnections| connections.open_stream(newer_than);
         if let Some(stream) = self.with_connections(app, open_stream) {
@@ -233,9 +235,9 @@ impl AppConnections {
         Some(self.idle.remove(newest).connection)
     }
 
-    /// Opens a stream on the first connection with room. With `CONNECTIONS_MAX` full connections it opens one on the connection
-    /// with the fewest streams, where the request waits for room. Connections that are not newer than `newer_than` do not count.
-    /// `None`: the caller makes a new connection.
+    /// Opens a stream on the first connection with room. With `CONNECTIONS_MAX` full connections it opens one on the
+    /// connection with the fewest streams, where the request waits for room. Connections that are not newer than
+    /// `newer_than` do not count. `None`: the caller makes a new connection.
     fn open_stream(&mut self, newer_than: Option<Instant>) -> Option<Http2Stream> {
         self.http2
             .retain(|connection| !connection.is_closed() && !connection.is_retired());
@@ -261,8 +263,8 @@ impl Lease {
         }
     }
 
-    /// True if nothing of an answer has come since the last request began, as far as the transport shows it. For HTTP/2 the
-    /// answer's own future shows it.
+    /// True if nothing of an answer has come since the last request began, as far as the transport shows it. For HTTP/2
+    /// the answer's own future shows it.
     pub fn is_unanswered(&self) -> bool {
         match self {
             Self::Http1(lease) => !lease.connection.watch.answer_has_begun(),
@@ -319,13 +321,14 @@ enum NewConnection {
     Http2(Rc<Http2Connection>),
 }
 
-/// Makes a connection if the circuit breaker permits one. The deadline covers name look-up, TCP, TLS and HTTP/2's SETTINGS.
+/// Makes a connection if the circuit breaker permits one. The deadline covers name look-up, TCP, TLS and HTTP/2's
+/// SETTINGS.
 async fn connect(app: &App, offer: VersionOffer, descriptors: Ceiling) -> Result<NewConnection, UpstreamError> {
     let Some(attempt) = app.circuit.attempt() else {
         return Err(UpstreamError::unavailable(FailureReason::CircuitOpen));
     };
-    // With `protocol: auto` and no TLS, the client's content type selected HTTP/2. An app that accepts TCP and does not speak
-    // HTTP/2 is reachable, so a failure after `dial` must not count against it.
+    // With `protocol: auto` and no TLS, the client's content type selected HTTP/2. An app that accepts TCP and does not
+    // speak HTTP/2 is reachable, so a failure after `dial` must not count against it.
     let client_selected_http2 = app.settings.protocol == Protocol::Auto && offer == VersionOffer::Http2;
     let mut attempt = Some(attempt);
     let connecting = async {

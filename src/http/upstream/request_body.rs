@@ -1,13 +1,14 @@
 //! The client's request body on its way to the app: streamed, never collected.
 //!
-//! `RequestBody` enforces `limits.body_bytes`, removes reserved trailers and records in `BodyProgress` how far it came. hyper
-//! polls it from the connection's task; the response's deadline, the interim responses and `classify` read the progress from
-//! the request's task. All run on one thread, so cells suffice.
+//! `RequestBody` enforces `limits.body_bytes`, removes reserved trailers and records in `BodyProgress` how far it came.
+//! hyper polls it from the connection's task; the response's deadline, the interim responses and `classify` read the
+//! progress from the request's task. All run on one thread, so cells suffice.
 //!
-//! With `Expect: 100-continue` the body starts held: its poll returns pending without polling the client, and stores the waker.
-//! Three events race to end that. The app's 100, a timer or the app's non-error answer releases the body: the poll reads
-//! the client. An error answer that the client has received in full, or lost, makes the poll fail: the exchange with the app
-//! ends and its connection is not used again. A later event has no effect on a body that is not held any more.
+//! With `Expect: 100-continue` the body starts held: its poll returns pending without polling the client, and stores
+//! the waker. Three events race to end that. The app's 100, a timer or the app's non-error answer releases the body:
+//! the poll reads the client. An error answer that the client has received in full, or lost, makes the poll fail: the
+//! exchange with the app ends and its connection is not used again. A later event has no effect on a body that is not
+//! held any more.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -92,7 +93,8 @@ impl BodyProgress {
         }
     }
 
-    /// Returns the guard of a held body; `None` if the body is not held. The caller keeps it until the app's answer is read.
+    /// Returns the guard of a held body; `None` if the body is not held. The caller keeps it until the app's answer is
+    /// read.
     pub fn held_body(self: &Rc<Self>) -> Option<HeldBody> {
         self.is_held().then(|| HeldBody(Rc::clone(self)))
     }

@@ -1,12 +1,13 @@
 //! The body of every response of the gate: the gate's own bytes, or the app's body as it streams.
 //!
-//! The app's connection goes back to the pool when its body was read to the end, and closes if the body is dropped before
-//! that. Back-pressure is hyper's: the listener polls for a frame only when the client can take it.
+//! The app's connection goes back to the pool when its body was read to the end, and closes if the body is dropped
+//! before that. Back-pressure is hyper's: the listener polls for a frame only when the client can take it.
 //!
-//! A streaming response can outlive its permission, so it registers as live (`RegisterLive`) on its second frame or its first
-//! wait, whichever comes first; a response of one frame that is ready at once never registers. From then on `poll_frame` checks
-//! the cut signal after it polled the app. A frame and a cut that arrive together end the response: the cut wins, except over
-//! the regular end of the body, which is complete. If the client goes away, the drop of the body removes the registration.
+//! A streaming response can outlive its permission, so it registers as live (`RegisterLive`) on its second frame or its
+//! first wait, whichever comes first; a response of one frame that is ready at once never registers. From then on
+//! `poll_frame` checks the cut signal after it polled the app. A frame and a cut that arrive together end the response:
+//! the cut wins, except over the regular end of the body, which is complete. If the client goes away, the drop of the
+//! body removes the registration.
 
 use std::any::Any;
 use std::pin::Pin;
@@ -122,8 +123,8 @@ impl Body {
         }
     }
 
-    /// Keeps the request's place until the app's body has ended or was dropped. The gate's own bodies are small and in memory, so
-    /// a client that reads one slowly keeps no place.
+    /// Keeps the request's place until the app's body has ended or was dropped. The gate's own bodies are small and in
+    /// memory, so a client that reads one slowly keeps no place.
     pub fn with_request_slot(mut self, slot: Option<RequestSlot>) -> Self {
         self.request_slot = slot.filter(|_| matches!(self.source, BodySource::App { .. }));
         self
@@ -134,7 +135,8 @@ impl Body {
         !self.is_end_stream()
     }
 
-    /// Makes the response register as live when it needs a wait or more than one frame. A shorter response costs nothing.
+    /// Makes the response register as live when it needs a wait or more than one frame. A shorter response costs
+    /// nothing.
     pub fn registered_as_live(mut self, register: RegisterLive) -> Self {
         self.live = Some(LiveState::Unregistered {
             register,
@@ -204,8 +206,8 @@ impl Body {
 
 /// Takes a frame that is there, else moves the app's connection on and looks again.
 ///
-/// A failure waits for one poll. hyper ends the client's connection at once when the body fails, and with it what it has not
-/// written yet; before that it writes the head and the frames that came with the failure.
+/// A failure waits for one poll. hyper ends the client's connection at once when the body fails, and with it what it
+/// has not written yet; before that it writes the head and the frames that came with the failure.
 fn poll_app(
     incoming: &mut Incoming,
     lease: Option<&mut Lease>,

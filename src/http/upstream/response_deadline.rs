@@ -1,9 +1,11 @@
-//! The deadline of a response's head: a time without progress for ordinary requests, the caller's own deadline for gRPC.
+//! The deadline of a response's head: a time without progress for ordinary requests, the caller's own deadline for
+//! gRPC.
 //!
-//! The deadline races against the app's answer in `Exchange::send`, which polls the answer first: an answer that arrives in the
-//! same moment wins. Every frame of the request body moves an idle deadline (`BodyProgress::last_activity`), so a slow upload
-//! does not expire while it proceeds. When the deadline expires while the gate waits for the client's next frame, the client
-//! is at fault (400); otherwise the app is (504). A gRPC deadline is absolute and always counts against the app.
+//! The deadline races against the app's answer in `Exchange::send`, which polls the answer first: an answer that
+//! arrives in the same moment wins. Every frame of the request body moves an idle deadline
+//! (`BodyProgress::last_activity`), so a slow upload does not expire while it proceeds. When the deadline expires while
+//! the gate waits for the client's next frame, the client is at fault (400); otherwise the app is (504). A gRPC
+//! deadline is absolute and always counts against the app.
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! A spare copy of a request that may go to the app a second time, made before the first send.
 //!
-//! Nearly every copy is dropped unused, so it must cost little: method and body are cloned, target and headers are written into
-//! one buffer. A clone of the header map would cost twenty times as much, because it allocates for most values.
+//! Nearly every copy is dropped unused, so it must cost little: method and body are cloned, target and headers are
+//! written into one buffer. A clone of the header map would cost twenty times as much, because it allocates for most
+//! values.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body::Body as _;

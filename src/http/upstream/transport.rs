@@ -1,15 +1,15 @@
 //! A connection's byte stream to the app: TCP, a Unix socket, or TLS over TCP.
 //!
-//! `dial` opens one and reports the HTTP version that it will carry. The caller sets the deadline; no function here waits with a
-//! timeout of its own.
+//! `dial` opens one and reports the HTTP version that it will carry. The caller sets the deadline; no function here
+//! waits with a timeout of its own.
 //!
-//! `TransportWatch` tells whether a byte came from the app since a request began: only without one may the request be sent
-//! again. It also tells whether a write waits for the app to read.
+//! `TransportWatch` tells whether a byte came from the app since a request began: only without one may the request be
+//! sent again. It also tells whether a write waits for the app to read.
 //!
-//! An app may answer early (a 413, say) and close while hyper still writes the request. The write error then races with the
-//! answer, which may already lie in the kernel's receive buffer. `after_write` drops the rest of the request if an answer is
-//! there, so that hyper reads it. Before the first byte of a request is written the error is reported as it is: hyper then
-//! gives the request back, the pool may send it again, and unread bytes cannot be its answer.
+//! An app may answer early (a 413, say) and close while hyper still writes the request. The write error then races with
+//! the answer, which may already lie in the kernel's receive buffer. `after_write` drops the rest of the request if an
+//! answer is there, so that hyper reads it. Before the first byte of a request is written the error is reported as it
+//! is: hyper then gives the request back, the pool may send it again, and unread bytes cannot be its answer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -68,8 +68,8 @@ enum AppStream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// What the request sees of its transport, which hyper holds. Both run on one thread; hyper moves the transport of an upgraded
-/// connection, and therefore asks for `Send`.
+/// What the request sees of its transport, which hyper holds. Both run on one thread; hyper moves the transport of an
+/// upgraded connection, and therefore asks for `Send`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TransportWatch(Arc<Watched>);
 
@@ -88,7 +88,8 @@ pub(super) struct Dialed {
     pub version: HttpVersion,
 }
 
-/// Opens a connection. Without TLS there is no negotiation: the connection has the offered version, HTTP/1.1 for `Either`.
+/// Opens a connection. Without TLS there is no negotiation: the connection has the offered version, HTTP/1.1 for
+/// `Either`.
 pub(super) async fn dial(app: &App, offer: VersionOffer) -> Result<Dialed, UpstreamError> {
     let version = match offer {
         VersionOffer::Http2 => HttpVersion::Http2,
@@ -121,8 +122,8 @@ pub(super) async fn connect_tcp(authority: &Authority) -> Result<TcpStream, Upst
     Ok(stream)
 }
 
-/// Connects to the first address that answers. The attempts begin in the resolver's order; the next one when an earlier one
-/// failed, or has not answered for `ATTEMPT_DELAY` (RFC 8305, 5).
+/// Connects to the first address that answers. The attempts begin in the resolver's order; the next one when an earlier
+/// one failed, or has not answered for `ATTEMPT_DELAY` (RFC 8305, 5).
 async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let mut rest = addresses.into_iter();

@@ -1,12 +1,13 @@
-//! Tunnels: bytes in both directions between a client and an app that agreed to an upgrade. The gate does not interpret them.
+//! Tunnels: bytes in both directions between a client and an app that agreed to an upgrade. The gate does not interpret
+//! them.
 //!
-//! A tunnel begins after the app's 101 and runs as its own task, because the request that opened it ends with the response. Both
-//! sides hand their connections over first; if one does not within `HANDOVER_TIMEOUT`, the tunnel ends.
+//! A tunnel begins after the app's 101 and runs as its own task, because the request that opened it ends with the
+//! response. Both sides hand their connections over first; if one does not within `HANDOVER_TIMEOUT`, the tunnel ends.
 //!
-//! The first of four events ends a tunnel: the forced shutdown, the gate's cut signal, the end or an error of the copy, or
-//! `limits.tunnel_idle_timeout` without a byte in either direction. A half-close passes through: the other direction goes on.
-//! Every end drops both connections and gives the client's place in `limits.connections` back. Buffers have a fixed size, so
-//! a side that does not read stops the side that writes.
+//! The first of four events ends a tunnel: the forced shutdown, the gate's cut signal, the end or an error of the copy,
+//! or `limits.tunnel_idle_timeout` without a byte in either direction. A half-close passes through: the other direction
+//! goes on. Every end drops both connections and gives the client's place in `limits.connections` back. Buffers have a
+//! fixed size, so a side that does not read stops the side that writes.
 
 use std::any::Any;
 use std::cell::Cell;

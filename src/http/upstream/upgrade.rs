@@ -1,12 +1,12 @@
 //! Upgrades: detects the requests that ask for one, writes the app's request, and checks the app's answer.
 //!
-//! SECURITY: a request that asks for an upgrade must have no body. The gate writes the upgrade headers of the app's request
-//! itself and never copies the client's `Connection`. A tunnel begins only after the app's own 101 that names the same
-//! protocol.
+//! SECURITY: a request that asks for an upgrade must have no body. The gate writes the upgrade headers of the app's
+//! request itself and never copies the client's `Connection`. A tunnel begins only after the app's own 101 that names
+//! the same protocol.
 //!
-//! An extended CONNECT (RFC 8441) goes to the app as the HTTP/1.1 upgrade that it stands for. The client treats any 2xx as
-//! success, so an app that answers it with a 2xx other than the matching 101 gets a 502 for the client. An app that refuses
-//! (3xx, 4xx, 5xx) answers the client as an ordinary request.
+//! An extended CONNECT (RFC 8441) goes to the app as the HTTP/1.1 upgrade that it stands for. The client treats any 2xx
+//! as success, so an app that answers it with a 2xx other than the matching 101 gets a 502 for the client. An app that
+//! refuses (3xx, 4xx, 5xx) answers the client as an ordinary request.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
@@ -43,11 +43,12 @@ enum RequestForm {
     Http2 { websocket_accept: Option<String> },
 }
 
-/// Returns the upgrade that a request asks for. `None`: the request is forwarded as an ordinary one, without its `Upgrade`.
+/// Returns the upgrade that a request asks for. `None`: the request is forwarded as an ordinary one, without its
+/// `Upgrade`.
 ///
 /// # Errors
-/// An extended CONNECT that cannot be passed on, because as an ordinary request it would mean something else. An upgrade with
-/// a body, because the end of the body and the start of the new protocol are ambiguous.
+/// An extended CONNECT that cannot be passed on, because as an ordinary request it would mean something else. An
+/// upgrade with a body, because the end of the body and the start of the new protocol are ambiguous.
 pub(super) fn requested_upgrade(head: &mut Parts) -> Result<Option<Upgrade>, UpstreamError> {
     // only an extended CONNECT carries this extension; `request` changed its method to GET
     if head.extensions.get::<Protocol>().is_some() {
@@ -119,7 +120,8 @@ impl Upgrade {
         head.headers.insert(UPGRADE, self.protocol.clone());
     }
 
-    /// Checks that the app's answer may go to the client. A 101 must name exactly the protocol that the client asked for.
+    /// Checks that the app's answer may go to the client. A 101 must name exactly the protocol that the client asked
+    /// for.
     pub fn check_response(&self, answer: &ResponseParts) -> Result<(), UpstreamError> {
         if answer.status != StatusCode::SWITCHING_PROTOCOLS {
             return match self.request_form {

@@ -6,7 +6,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
-/// A proxy in front of Redis. Once armed, it drops the answers after the next script, and all later answers of that connection.
+/// A proxy in front of Redis. Once armed, it drops the answers after the next script, and all later answers of that
+/// connection.
 async fn lossy(server: &Server) -> (Server, Arc<AtomicBool>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let through = Server {

@@ -1,8 +1,8 @@
 //! Renews the claims of a presented session when they are due.
 //!
-//! A request never waits for a renewal that is merely due: a background task renews, one per version of a session. A request
-//! waits, at most `OVERDUE_WAIT`, if the claims are older than twice their life. If the provider or the store does not answer,
-//! the session goes on as it is; only the store or a revocation can end it.
+//! A request never waits for a renewal that is merely due: a background task renews, one per version of a session. A
+//! request waits, at most `OVERDUE_WAIT`, if the claims are older than twice their life. If the provider or the store
+//! does not answer, the session goes on as it is; only the store or a revocation can end it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use crate::session::{RefreshError, Session, SessionData, SessionError, SessionId
 /// Maximum time that a request waits for the renewal of overdue claims.
 const OVERDUE_WAIT: Duration = Duration::from_secs(5);
 
-/// Versions of sessions that this process is renewing in the background or giving a new id. One task per version, however
-/// many requests present the session; as many entries as there are such tasks.
+/// Versions of sessions that this process is renewing in the background or giving a new id. One task per version,
+/// however many requests present the session; as many entries as there are such tasks.
 #[derive(Debug, Default)]
 pub struct InProgress(Mutex<FxHashSet<[u8; 32]>>);
 
@@ -85,8 +85,8 @@ impl Sessions {
         }
         match timeout(OVERDUE_WAIT, renewal).await {
             Ok(Err(error)) if !matches!(error, SessionError::Unavailable(_)) => Err(Refusal::from(&error)),
-            // Late, or not written yet: the renewal may go on without this request. Time has passed in which the session may
-            // have ended or the revocation log may have become stale, so the session is looked up again.
+            // Late, or not written yet: the renewal may go on without this request. Time has passed in which the
+            // session may have ended or the revocation log may have become stale, so the session is looked up again.
             Err(_) | Ok(_) => self.find_or_refuse(id).await,
         }
     }

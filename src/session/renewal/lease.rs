@@ -1,13 +1,13 @@
 //! The right of one process to renew a session: a lease in the store, and a claim in the session.
 //!
-//! Processes race for the lease with a write that succeeds only if there is no value. The lease expires by itself, so a process
-//! that dies blocks no renewal for longer than `LEASE`. But a provider's answer does not expire with it: a process that cannot
-//! reach the store may still hold the newer grant. So before the call each process writes a claim, its name and the time, into
-//! the header of the session. Other processes leave a claimed session alone for `CLAIM_HOLD`, and for `CLAIM_MAX_AGE` they do
-//! not end it when its provider refuses the grant.
+//! Processes race for the lease with a write that succeeds only if there is no value. The lease expires by itself, so a
+//! process that dies blocks no renewal for longer than `LEASE`. But a provider's answer does not expire with it: a
+//! process that cannot reach the store may still hold the newer grant. So before the call each process writes a claim,
+//! its name and the time, into the header of the session. Other processes leave a claimed session alone for
+//! `CLAIM_HOLD`, and for `CLAIM_MAX_AGE` they do not end it when its provider refuses the grant.
 //!
-//! If the store fails while a lease is acquired or released, the lease may be stored or not: a task removes it as soon as the
-//! store answers. After a reconnect no process renews for `RECONNECT_PAUSE`, and a claimed session waits for
+//! If the store fails while a lease is acquired or released, the lease may be stored or not: a task removes it as soon
+//! as the store answers. After a reconnect no process renews for `RECONNECT_PAUSE`, and a claimed session waits for
 //! `RECONNECT_HOLD`, so that a process with an unwritten grant writes it first.
 
 use std::time::Duration;
@@ -62,8 +62,8 @@ impl Sessions {
         self.has_foreign_claim(header, CLAIM_MAX_AGE)
     }
 
-    /// True if another process claimed the session within `max_age`. A claim of this process does not count: its renewal is in
-    /// the single-flight map, and callers join it there.
+    /// True if another process claimed the session within `max_age`. A claim of this process does not count: its
+    /// renewal is in the single-flight map, and callers join it there.
     fn has_foreign_claim(&self, header: &SealedHeader, max_age: Duration) -> bool {
         let now = unix_millis();
         // another replica's clock may be ahead: compare absolute differences
@@ -97,8 +97,8 @@ impl Sessions {
         own.map(|claim| claim.renewing_since)
     }
 
-    /// Removes this process's claim after a call without result. If the store fails, the claim stays and delays other processes
-    /// for a while.
+    /// Removes this process's claim after a call without result. If the store fails, the claim stays and delays other
+    /// processes for a while.
     pub(super) async fn release_claim(&self, id: &SessionId) {
         for _ in 0..SWAPS_MAX {
             let Ok(Some(StoredSession { raw, mut opened })) = self.read(id).await else {

@@ -1,10 +1,11 @@
 //! The renewals that run in this process: one per session; every other request of that session waits for its result.
 //!
-//! Requests of all workers race to start a renewal. `join_or_start` decides under one lock: the first request of a session
-//! inserts a receiver and gets the sender, every later request gets a copy of the receiver. `close` sets its flag first, and
-//! `join_or_start` reads it under the lock; so after `close` a caller that then sees `is_idle` knows that no renewal will run.
-//! The guard removes the entry however the renewal ends, also by a panic; then the sender is dropped and the waiting requests
-//! go on with the session as it was. While `RENEWALS_MAX` renewals run, further sessions are not renewed and go on as they are.
+//! Requests of all workers race to start a renewal. `join_or_start` decides under one lock: the first request of a
+//! session inserts a receiver and gets the sender, every later request gets a copy of the receiver. `close` sets its
+//! flag first, and `join_or_start` reads it under the lock; so after `close` a caller that then sees `is_idle` knows
+//! that no renewal will run. The guard removes the entry however the renewal ends, also by a panic; then the sender is
+//! dropped and the waiting requests go on with the session as it was. While `RENEWALS_MAX` renewals run, further
+//! sessions are not renewed and go on as they are.
 
 use std::collections::HashMap;
 use std::sync::Arc;

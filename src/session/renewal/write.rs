@@ -1,10 +1,10 @@
 //! Writing the result of a renewal: the renewed grant, or the end of the session.
 //!
-//! The write races with uses, rotations and renewals of other processes. `try_write` reads the session, checks that its grant
-//! still is the one that was sent to the provider, and writes with a compare-and-set; if another writer was faster, it reads
-//! again. If the session was rotated meanwhile, the grant went to the new id, and so does the write. If another process renewed
-//! the grant, its value stays. If the store fails, `write_renewed` tries until it succeeds or the session expires: the grant
-//! exists only here. Requests that wait get the first failure.
+//! The write races with uses, rotations and renewals of other processes. `try_write` reads the session, checks that its
+//! grant still is the one that was sent to the provider, and writes with a compare-and-set; if another writer was
+//! faster, it reads again. If the session was rotated meanwhile, the grant went to the new id, and so does the write.
+//! If another process renewed the grant, its value stays. If the store fails, `write_renewed` tries until it succeeds
+//! or the session expires: the grant exists only here. Requests that wait get the first failure.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,8 @@ const WRITE_PAUSE_MIN: Duration = Duration::from_millis(50);
 const WRITE_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 impl Sessions {
-    /// Retries the write until it succeeds, another replica renewed, or the session expires. Waiters get the first failure.
-    /// `sent` is the data that was sent to the provider, `data` the renewed data.
+    /// Retries the write until it succeeds, another replica renewed, or the session expires. Waiters get the first
+    /// failure. `sent` is the data that was sent to the provider, `data` the renewed data.
     pub(super) async fn write_renewed(
         &self,
         id: &SessionId,
@@ -94,8 +94,8 @@ impl Sessions {
         }
     }
 
-    /// Ends a session because its provider ended the grant: in this process at once, in the store with retries for as long as a
-    /// lease lives. If the store does not answer for longer, only this process knows that the session ended.
+    /// Ends a session because its provider ended the grant: in this process at once, in the store with retries for as
+    /// long as a lease lives. If the store does not answer for longer, only this process knows that the session ended.
     pub(super) async fn end_refused(&self, session: &Session, cause: &str) -> SessionError {
         tracing::info!(session = session.handle.to_hex(), why = cause, "the provider ended a session");
         let at = unix_millis();

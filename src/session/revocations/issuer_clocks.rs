@@ -1,8 +1,8 @@
 //! How far each issuer's clock was seen ahead of this process's clock.
 //!
-//! A token whose `iat` is ahead when it arrives was issued earlier than it says. Such a token must not count as younger than a
-//! revocation that came after it. So the largest difference seen is subtracted from every `iat` of the issuer. It never
-//! shrinks, and `issuers[].leeway` bounds it, because a token that is further ahead is refused.
+//! A token whose `iat` is ahead when it arrives was issued earlier than it says. Such a token must not count as younger
+//! than a revocation that came after it. So the largest difference seen is subtracted from every `iat` of the issuer.
+//! It never shrinks, and `issuers[].leeway` bounds it, because a token that is further ahead is refused.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,12 +1,13 @@
 //! The revocations that this process knows, and the time up to which it knows them all.
 //!
-//! Requests race with the subscriber and with revocations made here: a request must not use a session that was just revoked.
-//! `add` inserts entries and then publishes the new epoch, both under the write lock; a request reads the epoch first and the
-//! entries second. So a request that sees the new epoch sees the new entries, and one that saw the old epoch checks again
-//! next time. If the subscriber stops, `confirm_read` is no longer called, `is_fresh` turns false after `staleness_max`, and
-//! `Sessions` refuses every session; callers that ask about sessions must check `is_fresh`. If the log is full, the oldest
-//! entries of single sessions are dropped; their values were removed from the store when they were revoked. Entries older
-//! than the retention are dropped, because everything that they could end has expired.
+//! Requests race with the subscriber and with revocations made here: a request must not use a session that was just
+//! revoked. `add` inserts entries and then publishes the new epoch, both under the write lock; a request reads the
+//! epoch first and the entries second. So a request that sees the new epoch sees the new entries, and one that saw the
+//! old epoch checks again next time. If the subscriber stops, `confirm_read` is no longer called, `is_fresh` turns
+//! false after `staleness_max`, and `Sessions` refuses every session; callers that ask about sessions must check
+//! `is_fresh`. If the log is full, the oldest entries of single sessions are dropped; their values were removed from
+//! the store when they were revoked. Entries older than the retention are dropped, because everything that they could
+//! end has expired.
 //!
 //! An entry ends the sessions and tokens that began before it. An entry of a handle, or of a provider's session
 //! (`sid`), ends its sessions whenever they began, because neither is used again; so it also ends a session whose login
@@ -190,7 +191,8 @@ impl RevocationLog {
         }
     }
 
-    /// Blocks the calling thread until the first complete read, at most for `patience`; returns false if it did not happen.
+    /// Blocks the calling thread until the first complete read, at most for `patience`; returns false if it did not
+    /// happen.
     pub fn wait_for_first_read(&self, patience: Duration) -> bool {
         let mut was_read = self.was_read_once.lock();
         // the result only says whether time ran out; the flag says the rest

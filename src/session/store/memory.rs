@@ -1,7 +1,7 @@
 //! The store within this process: for one gate, and lost with it.
 //!
-//! Holds the same values as Redis would: sealed bytes under hashed keys, each with a time to live. Both maps are bounded.
-//! Expired entries make room when a map is full; if that is not enough, new entries are refused with `Full`.
+//! Holds the same values as Redis would: sealed bytes under hashed keys, each with a time to live. Both maps are
+//! bounded. Expired entries make room when a map is full; if that is not enough, new entries are refused with `Full`.
 
 use std::collections::HashMap;
 use std::time::Duration;

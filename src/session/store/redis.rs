@@ -1,9 +1,10 @@
 //! The store in Redis: one server, the master that Sentinels name, or a cluster.
 //!
-//! The subscriber (`run_subscriber`) alone connects, on the sessions' own thread; it also reads the two streams. Workers send
-//! commands over the connection that the subscriber made and never connect themselves. Without a connection a worker gets
-//! `Unreachable` at once; if the server is silent, it gets `Timeout` after `sessions.redis.timeout`. Commands that wait for a
-//! replica use a second connection, because `WAIT` delays the commands behind it.
+//! The subscriber (`run_subscriber`) alone connects, on the sessions' own thread; it also reads the two streams.
+//! Workers send commands over the connection that the subscriber made and never connect themselves. Without a
+//! connection a worker gets `Unreachable` at once; if the server is silent, it gets `Timeout` after
+//! `sessions.redis.timeout`. Commands that wait for a replica use a second connection, because `WAIT` delays the
+//! commands behind it.
 
 mod files;
 mod link;

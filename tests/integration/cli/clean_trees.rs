@@ -1,5 +1,5 @@
-//! Trees without a mistake, in the styles that people write: `validate --deny-warnings` and `lint` find nothing in them, not even
-//! a note.
+//! Trees without a mistake, in the styles that people write: `validate --deny-warnings` and `lint` find nothing in
+//! them, not even a note.
 
 use std::path::{Path, PathBuf};
 
@@ -288,8 +288,8 @@ fn shipped_and_scaffolded_trees_have_no_finding() {
     }
 }
 
-/// A restriction of oauth2-proxy that has no counterpart closes the portal: the report of the import says so, and lint names the
-/// policy that never applies. Every other import has no finding.
+/// A restriction of oauth2-proxy that has no counterpart closes the portal: the report of the import says so, and lint
+/// names the policy that never applies. Every other import has no finding.
 #[test]
 fn imported_trees_have_no_finding_but_what_the_import_left_to_decide() {
     let corpus = repository().join("tests/corpus/oauth2-proxy");

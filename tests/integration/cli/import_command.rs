@@ -1,5 +1,5 @@
-//! `cedargate config import oauth2-proxy` with configurations in the forms that people publish: what it writes validates, its
-//! tests pass, and no secret gets out.
+//! `cedargate config import oauth2-proxy` with configurations in the forms that people publish: what it writes
+//! validates, its tests pass, and no secret gets out.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};

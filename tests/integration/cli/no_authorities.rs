@@ -1,4 +1,5 @@
-//! An image without certificates of public authorities: the gate starts, says so once, and only TLS to public servers fails.
+//! An image without certificates of public authorities: the gate starts, says so once, and only TLS to public servers
+//! fails.
 
 use std::fs::File;
 use std::process::Stdio;

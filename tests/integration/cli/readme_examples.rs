@@ -1,4 +1,5 @@
-//! The README's examples: its configuration loads, its requests are the demo's, its commands put a gate in front of an app.
+//! The README's examples: its configuration loads, its requests are the demo's, its commands put a gate in front of an
+//! app.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -144,8 +145,8 @@ fn own_app() -> [String; 3] {
     shown.try_into().unwrap()
 }
 
-/// A shell in the repository with `cedargate` on its path, as after `cargo install`, and a home of its own. The gate listens on
-/// free ports and its app is on another than the README's; nothing else differs.
+/// A shell in the repository with `cedargate` on its path, as after `cargo install`, and a home of its own. The gate
+/// listens on free ports and its app is on another than the README's; nothing else differs.
 struct Reader {
     home: tempfile::TempDir,
     proxy: SocketAddr,

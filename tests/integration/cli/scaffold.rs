@@ -1,4 +1,5 @@
-//! `init`, `new portal`, `fmt`, `schema`, `completions`, `man`: what they write works at once, and nothing is overwritten.
+//! `init`, `new portal`, `fmt`, `schema`, `completions`, `man`: what they write works at once, and nothing is
+//! overwritten.
 
 use std::path::Path;
 

@@ -155,7 +155,8 @@ fn authorize_says_that_the_gate_would_refuse_an_expired_token() {
     assert!(error.contains("expired"), "{error}");
 }
 
-/// Policies and cases of the scale test. A release build takes 10,000 of each in seconds; a debug build is ten times slower.
+/// Policies and cases of the scale test. A release build takes 10,000 of each in seconds; a debug build is ten times
+/// slower.
 const MANY: usize = 1000;
 
 #[test]

@@ -1,4 +1,5 @@
-//! The workbench's page Editor in a real browser: a broken and a widening text, saving, and every way to write what it must not.
+//! The workbench's page Editor in a real browser: a broken and a widening text, saving, and every way to write what it
+//! must not.
 
 use serde_json::{Value, json};
 

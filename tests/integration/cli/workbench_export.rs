@@ -1,4 +1,5 @@
-//! The exported page of the workbench, the HTML reports, and files that the page saves, in a real browser without a server.
+//! The exported page of the workbench, the HTML reports, and files that the page saves, in a real browser without a
+//! server.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! New, renamed and deleted files in the workbench's editor: in a real browser, and every name and link that must not work.
+//! New, renamed and deleted files in the workbench's editor: in a real browser, and every name and link that must not
+//! work.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;

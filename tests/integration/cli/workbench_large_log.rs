@@ -72,7 +72,8 @@ fn ready(browser: &mut Chromium) {
     });
 }
 
-/// Does something on the page; returns the text of the counts after it, once they are drawn, and asserts that it was quick.
+/// Does something on the page; returns the text of the counts after it, once they are drawn, and asserts that it was
+/// quick.
 fn click(browser: &mut Chromium, what: &str, action: &str) -> String {
     let answer = browser.eval(&format!(
         "(async () => {{ const old = document.querySelector('#log-count'); const start = performance.now(); {action}; \

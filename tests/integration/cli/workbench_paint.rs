@@ -8,8 +8,8 @@ use super::workbench::{Bench, browser, example, holds};
 use crate::support::chromium::Chromium;
 use crate::support::put;
 
-/// Milliseconds of the page's own part of the first paint. The smallest page of the same server takes 40 to 100 on an idle
-/// machine, so the whole stays below 300; on a loaded one that page is slower, too, and is subtracted.
+/// Milliseconds of the page's own part of the first paint. The smallest page of the same server takes 40 to 100 on an
+/// idle machine, so the whole stays below 300; on a loaded one that page is slower, too, and is subtracted.
 const OWN_PART_MAX: f64 = 200.0;
 /// The same until the page shows the tree, in a build without optimisation.
 const TREE_MAX: f64 = 1500.0;

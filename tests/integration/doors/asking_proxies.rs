@@ -1,5 +1,5 @@
-//! Real proxies that ask the gate, configured as `docs/integrations` says: who gets in, what the app sees, and lists of confusing
-//! paths and forged headers in front of each.
+//! Real proxies that ask the gate, configured as `docs/integrations` says: who gets in, what the app sees, and lists of
+//! confusing paths and forged headers in front of each.
 
 use std::path::{Path, PathBuf};
 

@@ -127,7 +127,8 @@ fn every_person_may_do_what_the_scenario_says() {
     }
 }
 
-/// As a table of our own, so that it runs without the recorded files: the requests of the scenarios are these, with other ids.
+/// As a table of our own, so that it runs without the recorded files: the requests of the scenarios are these, with
+/// other ids.
 #[test]
 fn the_batches_and_the_gateways_of_the_scenarios_get_their_decisions() {
     let gate = setup().start();

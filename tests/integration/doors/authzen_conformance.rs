@@ -1,8 +1,8 @@
 //! What the certification scenario and the conformance suite of the OpenID Foundation ask of a policy decision point,
 //! as tables of our own: requests, statuses, decisions and results, over HTTP.
 //!
-//! The identifiers are those of the scenario, so that a run of the suite against a gate with this portal asks the same. The
-//! searches of the interoperability event are in `authzen_records`.
+//! The identifiers are those of the scenario, so that a run of the suite against a gate with this portal asks the same.
+//! The searches of the interoperability event are in `authzen_records`.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,6 @@
-//! The search scenario of AuthZEN's interoperability event, whole: six users, twenty records, three actions, and every search of
-//! subjects, resources and actions. What it must find is computed here from the scenario's rules, not by Cedar.
+//! The search scenario of AuthZEN's interoperability event, whole: six users, twenty records, three actions, and every
+//! search of subjects, resources and actions. What it must find is computed here from the scenario's rules, not by
+//! Cedar.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! A real Envoy asks the gate about many requests at once while policies change: no answer is another one than the policies say,
-//! and Envoy's `failure_mode_allow: false` never becomes a way in.
+//! A real Envoy asks the gate about many requests at once while policies change: no answer is another one than the
+//! policies say, and Envoy's `failure_mode_allow: false` never becomes a way in.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

@@ -83,7 +83,8 @@ const HOSTILE: &[&str] = &[
     "/portal/p/orders?#/../secret",
 ];
 
-/// Lines with which a client states another request, another caller or another sender; each stands beside a viewer's token.
+/// Lines with which a client states another request, another caller or another sender; each stands beside a viewer's
+/// token.
 const FORGED: &[&str] = &[
     "x-original-url: /portal/p/secret",
     "X-ORIGINAL-URL: http://localhost/portal/p/secret",

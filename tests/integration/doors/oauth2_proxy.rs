@@ -1,4 +1,5 @@
-//! The endpoints of oauth2-proxy: the questions of proxies, logins and logouts, and nginx as the migration page configures it.
+//! The endpoints of oauth2-proxy: the questions of proxies, logins and logouts, and nginx as the migration page
+//! configures it.
 
 use serde_json::json;
 

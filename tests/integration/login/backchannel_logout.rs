@@ -1,4 +1,5 @@
-//! A provider's logout reaches the session in every order of events: again, late, during the login, and while Redis fails.
+//! A provider's logout reaches the session in every order of events: again, late, during the login, and while Redis
+//! fails.
 
 use std::sync::Arc;
 

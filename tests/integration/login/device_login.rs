@@ -192,8 +192,8 @@ fn a_refused_login_and_a_provider_without_the_flow_are_failures() {
     assert!(unknown.status.code() == Some(1) && told.contains("invalid_client"), "{told}");
 }
 
-/// A provider with this answer to the request for a code, `HOST` being its own; the token endpoint answers what `token` says
-/// about the so many-th request.
+/// A provider with this answer to the request for a code, `HOST` being its own; the token endpoint answers what `token`
+/// says about the so many-th request.
 fn scripted(
     answer: &'static str,
     token: impl Fn(usize) -> &'static str + Send + Sync + 'static,

@@ -1,7 +1,7 @@
 //! Several tabs that began to log in before the browser had a cookie, as when it is opened again with all its windows.
 //!
-//! The last answer's cookie wins, so that only one of the logins can be finished as it began. The other tabs reach their page
-//! nevertheless. A login that another browser began never logs its account in.
+//! The last answer's cookie wins, so that only one of the logins can be finished as it began. The other tabs reach
+//! their page nevertheless. A login that another browser began never logs its account in.
 
 use url::Url;
 

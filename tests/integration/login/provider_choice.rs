@@ -1,4 +1,5 @@
-//! What a portal and a provider offer the user: a choice of providers, a session that outlives the browser, a token for the app.
+//! What a portal and a provider offer the user: a choice of providers, a session that outlives the browser, a token for
+//! the app.
 
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! Logging in through a whole gate: at a real OpenID provider, and at a mock provider with faults.
 //!
-//! The browser is the harness's own, which shows every hop. The store is the gate's memory; what replicas share is shown
-//! where there is Redis.
+//! The browser is the harness's own, which shows every hop. The store is the gate's memory; what replicas share is
+//! shown where there is Redis.
 
 use std::net::SocketAddr;
 

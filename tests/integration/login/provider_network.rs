@@ -1,5 +1,5 @@
-//! Providers that the gate reaches in unusual ways: by form post, at an internal address, behind a private authority, through a
-//! proxy; and the cause of a failed request.
+//! Providers that the gate reaches in unusual ways: by form post, at an internal address, behind a private authority,
+//! through a proxy; and the cause of a failed request.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! Logging in, renewing and logging out at providers as their public documentation shows their documents and tokens: Keycloak,
-//! Entra ID, Google, Okta, Auth0 and Cognito.
+//! Logging in, renewing and logging out at providers as their public documentation shows their documents and tokens:
+//! Keycloak, Entra ID, Google, Okta, Auth0 and Cognito.
 
 use serde_json::{Value, json};
 use url::Url;

@@ -1,5 +1,5 @@
-//! A real provider (`oidc-provider`), configured as Keycloak, Entra ID, Google, Okta, Auth0 and Cognito are, and a real browser
-//! that logs in there, reads a page and logs out.
+//! A real provider (`oidc-provider`), configured as Keycloak, Entra ID, Google, Okta, Auth0 and Cognito are, and a real
+//! browser that logs in there, reads a page and logs out.
 //!
 //! `provider_shapes` has the same six member by member; here a provider's own code checks what the gate sends.
 
@@ -49,7 +49,8 @@ fn market() -> Vec<Market> {
             ends_session: true,
             renews: true,
         },
-        // a form of the provider brings the answer, `sub` is pairwise, keys have no `alg`, access tokens are for another API
+        // a form of the provider brings the answer, `sub` is pairwise, keys have no `alg`, access tokens are for
+        // another API
         Market {
             name: "entra",
             path: "/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0",
@@ -90,7 +91,8 @@ fn market() -> Vec<Market> {
             ends_session: true,
             renews: true,
         },
-        // PS256, an issuer that ends with a slash, claims that are URLs, an access token for the API that `audience` names
+        // PS256, an issuer that ends with a slash, claims that are URLs, an access token for the API that `audience`
+        // names
         Market {
             name: "auth0",
             path: "/",

@@ -242,7 +242,8 @@ fn a_health_that_changes_shows_within_a_second() {
     }
 }
 
-/// A gRPC server whose health service answers with these bytes and this status, and the bodies of the requests that it saw.
+/// A gRPC server whose health service answers with these bytes and this status, and the bodies of the requests that it
+/// saw.
 fn grpc_app(answer: &'static [u8], status: &'static str) -> (SocketAddr, Arc<Mutex<Vec<Bytes>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -1,4 +1,5 @@
-//! Files of the decision log under the real binary: rotated from outside, a full disk, a crash, and `cedargate audit verify`.
+//! Files of the decision log under the real binary: rotated from outside, a full disk, a crash, and `cedargate audit
+//! verify`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

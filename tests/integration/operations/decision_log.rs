@@ -114,7 +114,8 @@ fn a_client_that_goes_away_leaves_exactly_one_record() {
         "GET {PAGE} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n\r\n",
         gate.issuer.sign(&claims)
     ));
-    // a client that leaves before the gate reads its head leaves no record: hyper may read the end together with the head
+    // a client that leaves before the gate reads its head leaves no record: hyper may read the end together with the
+    // head
     eventually("keys are asked for on its behalf", || {
         if hanging.count() == 2 {
             Ok(())

@@ -1,5 +1,5 @@
-//! Draining: the gate announces it to balancers and clients, finishes open requests, ends at once on a second signal, and loses
-//! no request of a client that obeys. Real processes and real signals.
+//! Draining: the gate announces it to balancers and clients, finishes open requests, ends at once on a second signal,
+//! and loses no request of a client that obeys. Real processes and real signals.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -145,7 +145,8 @@ fn idle_connections_do_not_delay_the_end_of_a_drain() {
     }
 }
 
-/// The hook of an app's container in Kubernetes: the app must not end before the requests that the gate forwarded to it.
+/// The hook of an app's container in Kubernetes: the app must not end before the requests that the gate forwarded to
+/// it.
 #[test]
 fn drained_is_answered_after_the_requests_in_flight_and_before_the_end() {
     let answers = Arc::new(AtomicBool::new(false));
@@ -338,8 +339,8 @@ fn join(client: TcpStream, gate: TcpStream) {
     }
 }
 
-/// Sends requests over one connection after another until `stop`; leaves a connection when the gate asks it to. Returns the
-/// number of answers, and the failures.
+/// Sends requests over one connection after another until `stop`; leaves a connection when the gate asks it to. Returns
+/// the number of answers, and the failures.
 fn client(name: usize, address: SocketAddr, token: &str, stop: &AtomicBool) -> (usize, Vec<String>) {
     /// Also leaves by itself now and then, so that new connections come all the time.
     const REQUESTS_PER_CONNECTION: usize = 40;

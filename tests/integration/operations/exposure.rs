@@ -1,4 +1,5 @@
-//! The look for an app that can be reached around the gate: `/status`, `/readyz?verbose`, the gauge, the log of the binary.
+//! The look for an app that can be reached around the gate: `/status`, `/readyz?verbose`, the gauge, the log of the
+//! binary.
 
 use std::fs::File;
 use std::net::TcpListener;

@@ -1,5 +1,5 @@
-//! The image as users run it: built from the Dockerfile around this build's program, run by podman and runc as its own user
-//! with a read-only root. One test, because building the image costs more than looking at it.
+//! The image as users run it: built from the Dockerfile around this build's program, run by podman and runc as its own
+//! user with a read-only root. One test, because building the image costs more than looking at it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

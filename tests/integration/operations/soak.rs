@@ -1,8 +1,9 @@
 //! Minutes of mixed traffic with reloads, key rotations and Redis restarts: no wrong decision, and no resource grows.
 //!
-//! `make soak MINUTES=10` runs it with an optimised binary; `make test` runs a few seconds of it. The test makes the policies,
-//! so it knows the right answer to every request (`clients`). The gate is the real binary in a process of its own; its memory,
-//! descriptors and threads are read after a first round of traffic and after the last, both times at rest.
+//! `make soak MINUTES=10` runs it with an optimised binary; `make test` runs a few seconds of it. The test makes the
+//! policies, so it knows the right answer to every request (`clients`). The gate is the real binary in a process of its
+//! own; its memory, descriptors and threads are read after a first round of traffic and after the last, both times at
+//! rest.
 
 mod clients;
 mod echo_app;

@@ -1,4 +1,5 @@
-//! A call of Envoy's `ext_authz` over gRPC, encoded by hand: the numbers of the fields are those of Envoy's `.proto` files.
+//! A call of Envoy's `ext_authz` over gRPC, encoded by hand: the numbers of the fields are those of Envoy's `.proto`
+//! files.
 
 use std::net::SocketAddr;
 

@@ -83,7 +83,8 @@ impl Server {
         self.process.kill();
     }
 
-    /// Injects a fault at `token`, `jwks`, `userinfo`, `discovery`, `auth`, …; the next so many requests, or all until `heal`.
+    /// Injects a fault at `token`, `jwks`, `userinfo`, `discovery`, `auth`, …; the next so many requests, or all until
+    /// `heal`.
     pub fn fault(&self, at: &str, fault: Fault, times: Option<u32>) {
         let mut order = match fault {
             Fault::DelayMillis(delay) => json!({"delay": delay}),
@@ -157,7 +158,8 @@ impl Setup {
         self.with("refresh_token_seconds", json!(seconds))
     }
 
-    /// The levels of a login; the first is the level of a login that asks for none. `1` and `2` unless a test sets others.
+    /// The levels of a login; the first is the level of a login that asks for none. `1` and `2` unless a test sets
+    /// others.
     pub fn acr_values(self, values: &[&str]) -> Self {
         self.with("acr_values", json!(values))
     }
@@ -211,7 +213,8 @@ impl Provider {
         self.order("client", metadata);
     }
 
-    /// Adds or replaces an account: `tenant`, `roles`, `groups` come with `openid`, `email` and `name` with their scopes.
+    /// Adds or replaces an account: `tenant`, `roles`, `groups` come with `openid`, `email` and `name` with their
+    /// scopes.
     pub fn account(&self, name: &str, claims: &Value) {
         self.order("account", &json!({"name": name, "claims": claims}));
     }

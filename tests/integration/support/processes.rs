@@ -1,4 +1,5 @@
-//! Servers that tests start. They end with their test, even if the whole test process is killed; no other process is ended.
+//! Servers that tests start. They end with their test, even if the whole test process is killed; no other process is
+//! ended.
 //!
 //! A shell stands between: it starts the server, then reads from a pipe that only this process holds open. When the
 //! pipe closes, also because this process died, the shell kills the one process that it started and has not reaped.
@@ -54,7 +55,8 @@ impl Supervised {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// A process that ended keeps its id (state `Z`) until the shell reaps it. Its threads end after it and hold its ports.
+    /// A process that ended keeps its id (state `Z`) until the shell reaps it. Its threads end after it and hold its
+    /// ports.
     pub fn is_running(&self) -> bool {
         let process = PathBuf::from(format!("/proc/{}", self.pid));
         let threads = std::fs::read_dir(process.join("task")).map_or(0, Iterator::count);
@@ -111,8 +113,8 @@ impl Drop for Supervised {
     }
 }
 
-/// A free loopback port whose neighbour, ten thousand higher, is free too. The port is not held: a test that starts a server on
-/// it must check that its own server answers.
+/// A free loopback port whose neighbour, ten thousand higher, is free too. The port is not held: a test that starts a
+/// server on it must check that its own server answers.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let span = PORTS.end - PORTS.start;
@@ -127,8 +129,8 @@ pub fn free_port() -> u16 {
     panic!("no free port")
 }
 
-/// A loopback address that refuses connections. A socket that never listens holds it until this process ends, so that no server
-/// of another test gets it.
+/// A loopback address that refuses connections. A socket that never listens holds it until this process ends, so that
+/// no server of another test gets it.
 pub fn refusing_address() -> SocketAddr {
     static HELD: Mutex<Vec<socket2::Socket>> = Mutex::new(Vec::new());
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();

@@ -1,7 +1,8 @@
-//! An OpenID provider whose documents and tokens a test writes member by member, as the providers of the market shape them.
+//! An OpenID provider whose documents and tokens a test writes member by member, as the providers of the market shape
+//! them.
 //!
-//! It asks for no account: every login is `alice`. Tokens are signed with one RS256 key. A `null` in the script removes a member.
-//! For a provider's own rules (consent, rotation, PKCE) use `openid::Provider`.
+//! It asks for no account: every login is `alice`. Tokens are signed with one RS256 key. A `null` in the script removes
+//! a member. For a provider's own rules (consent, rotation, PKCE) use `openid::Provider`.
 
 #![allow(dead_code, reason = "a harness has more handles than each of its users needs")]
 

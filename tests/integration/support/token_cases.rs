@@ -2,8 +2,8 @@
 //!
 //! `src/authn/attack_tests.rs` includes this file too, so that both levels judge the same tokens. A file is a list of
 //! groups: `keys` says which keys the issuer publishes (default: `rsa`, `ed` and `ec`), `cases` how each token differs
-//! from a good one. In a case, `{"$each": […]}` makes one token per value, `{"$now": seconds}` is a time relative to now,
-//! `{"$repeat": [text, n]}` and `{"$times": [value, n]}` are long values, `{"$jwk": key}` is a public key.
+//! from a good one. In a case, `{"$each": […]}` makes one token per value, `{"$now": seconds}` is a time relative to
+//! now, `{"$repeat": [text, n]}` and `{"$times": [value, n]}` are long values, `{"$jwk": key}` is a public key.
 
 use std::path::Path;
 use std::sync::LazyLock;

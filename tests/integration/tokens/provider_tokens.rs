@@ -1,8 +1,8 @@
 //! Tokens as well-known identity providers publish them, and the places where proxies put them.
 //!
-//! `tests/corpus/provider_tokens` holds one file for each provider: the issuer's configuration, header and claims of a token
-//! as its documentation shows them, the identity that the app must see, and changes that must be refused. One gate trusts all
-//! of them.
+//! `tests/corpus/provider_tokens` holds one file for each provider: the issuer's configuration, header and claims of a
+//! token as its documentation shows them, the identity that the app must see, and changes that must be refused. One
+//! gate trusts all of them.
 
 use std::path::Path;
 

@@ -1,7 +1,8 @@
-//! The token that the app gets: none, the client's own, the gate's assertion, or one that the provider gives for it (RFC 8693).
+//! The token that the app gets: none, the client's own, the gate's assertion, or one that the provider gives for it
+//! (RFC 8693).
 //!
-//! The provider's token endpoint is a server of the test, which records what it is asked; in one test it is that of a real
-//! provider, `oidc-provider`.
+//! The provider's token endpoint is a server of the test, which records what it is asked; in one test it is that of a
+//! real provider, `oidc-provider`.
 
 use std::collections::HashMap;
 use std::io::Read as _;

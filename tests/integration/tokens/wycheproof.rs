@@ -1,7 +1,7 @@
 //! Wycheproof's asymmetric signature vectors through a running gate.
 //!
-//! The vectors' payloads are no claims. A vector whose private key is published is signed again over real claims, with the
-//! vector's defect; the others keep their signature or are sent as published.
+//! The vectors' payloads are no claims. A vector whose private key is published is signed again over real claims, with
+//! the vector's defect; the others keep their signature or are sent as published.
 
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};

@@ -1,8 +1,9 @@
 //! The keys that a token is bound to: its claim `cnf` (RFC 7800).
 //!
-//! A bound token counts only if the same request proves that its sender holds each of the keys: a TLS client certificate (RFC
-//! 8705) or the key of a DPoP proof (RFC 9449). The gate shows the keys of a request as its `Possession`; this file compares. A
-//! method of confirmation that the gate does not know cannot be checked, so such a token is refused.
+//! A bound token counts only if the same request proves that its sender holds each of the keys: a TLS client
+//! certificate (RFC 8705) or the key of a DPoP proof (RFC 9449). The gate shows the keys of a request as its
+//! `Possession`; this file compares. A method of confirmation that the gate does not know cannot be checked, so such a
+//! token is refused.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -76,12 +77,12 @@ impl Binding {
         }
     }
 
-    /// Compares the token's keys with those of its sender. Every request with the token comes through here, also if the token
-    /// is known already.
+    /// Compares the token's keys with those of its sender. Every request with the token comes through here, also if the
+    /// token is known already.
     ///
     /// # Errors
-    /// A key of the token is not proved. Or a DPoP proof came with a token that is not bound to a key: a thief of the token could
-    /// make a proof for it (RFC 9449, section 7.1).
+    /// A key of the token is not proved. Or a DPoP proof came with a token that is not bound to a key: a thief of the
+    /// token could make a proof for it (RFC 9449, section 7.1).
     pub fn check(&self, possession: &Possession) -> Result<(), ClaimError> {
         if self.certificate.is_some() && self.certificate != possession.certificate {
             return Err(ClaimError::Bound(match possession.certificate {

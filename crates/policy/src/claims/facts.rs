@@ -1,7 +1,8 @@
 //! How the caller logged in: the claims behind the context record `auth`.
 //!
-//! The gate itself reads none of them, so a malformed one is no fault of the credential by itself. It is listed as unreadable,
-//! and a query whose context declares the field is refused (`context`): a forbid that reads it must not see it as absent.
+//! The gate itself reads none of them, so a malformed one is no fault of the credential by itself. It is listed as
+//! unreadable, and a query whose context declares the field is refused (`context`): a forbid that reads it must not see
+//! it as absent.
 
 use serde_json::{Map, Value};
 

@@ -1,8 +1,8 @@
 //! The one look-up of a claim by its path.
 //!
-//! A path that runs through a value that is not an object is an error: if it counted as absent, a forbid that reads the claim
-//! would silently not apply. For the same reason a claim that its issuer left out of the token and offers elsewhere is an
-//! error (OpenID Connect Core 1.0, section 5.6.2): Entra ID does so when a user is in too many groups.
+//! A path that runs through a value that is not an object is an error: if it counted as absent, a forbid that reads the
+//! claim would silently not apply. For the same reason a claim that its issuer left out of the token and offers
+//! elsewhere is an error (OpenID Connect Core 1.0, section 5.6.2): Entra ID does so when a user is in too many groups.
 
 use std::sync::Arc;
 

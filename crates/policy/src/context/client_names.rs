@@ -1,7 +1,8 @@
 //! Names that the client chooses, of headers and query parameters: which of them an app could take for one another.
 //!
-//! A policy reads the exact name. If the request also carries a name that some app reads as the same one, the policy and the
-//! app could read two different values; such a request is refused. Called for the names that the schema declares.
+//! A policy reads the exact name. If the request also carries a name that some app reads as the same one, the policy
+//! and the app could read two different values; such a request is refused. Called for the names that the schema
+//! declares.
 
 use http::HeaderMap;
 
@@ -9,7 +10,8 @@ use super::HttpFacts;
 use crate::denial::{Denial, Refusal};
 use crate::types::is_same_header;
 
-/// The values of a declared header, `_` in its declared name standing for `-` (a Cedar field name cannot hold one unquoted).
+/// The values of a declared header, `_` in its declared name standing for `-` (a Cedar field name cannot hold one
+/// unquoted).
 pub(super) fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal> {
     let wire = name.replace('_', "-");
     let mut names = headers.keys().map(|name| name.as_str());
@@ -36,9 +38,9 @@ pub(super) fn parameter_values(http: &HttpFacts<'_>, name: &str) -> Result<Vec<S
     Ok(values.map(|(_, value)| value.clone()).collect())
 }
 
-/// True if some app reads both parameters as one: `a[]` and `a[x]` are `a` for PHP, Rails and `qs`; PHP drops spaces before a
-/// name, ends it at a NUL, reads spaces and dots as `_`, and a bracket that is never closed, too; Spring takes the value of `!a`
-/// where `a` is absent; ASP.NET ignores case.
+/// True if some app reads both parameters as one: `a[]` and `a[x]` are `a` for PHP, Rails and `qs`; PHP drops spaces
+/// before a name, ends it at a NUL, reads spaces and dots as `_`, and a bracket that is never closed, too; Spring takes
+/// the value of `!a` where `a` is absent; ASP.NET ignores case.
 fn is_same_parameter(other: &str, declared: &str) -> bool {
     let declared = plain_parameter(declared);
     let other = plain_parameter(other.trim().trim_start_matches('!'));

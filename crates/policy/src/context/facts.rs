@@ -1,7 +1,8 @@
 //! The gate's facts: one row for each, with everything that the gate knows of it.
 //!
-//! A new fact is a row of `FACTS` and its line in `docs/policies.md`. The loader, the context of conditions, the quick check and
-//! the record read the row. A row takes its value from `ContextFacts`; a value that no query holds yet is a field there, too.
+//! A new fact is a row of `FACTS` and its line in `docs/policies.md`. The loader, the context of conditions, the quick
+//! check and the record read the row. A row takes its value from `ContextFacts`; a value that no query holds yet is a
+//! field there, too.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -28,8 +29,8 @@ pub(super) struct Fact {
     pub types: FieldTypes,
     pub source: Source,
     pub show: Show,
-    /// True if a quick check shows, without building the value, that the fact is present and of its type. Nearly every request
-    /// passes.
+    /// True if a quick check shows, without building the value, that the fact is present and of its type. Nearly every
+    /// request passes.
     pub is_certain: fn(&OwnedField, &ContextFacts<'_>) -> bool,
 }
 

@@ -1,7 +1,7 @@
 //! The context of a decision, for its record: stored as facts until the record is written, then turned into text.
 //!
-//! There are two writers of the same text: `append` for nearly every record, and the serializer for a record whose context is
-//! masked. A property test compares them.
+//! There are two writers of the same text: `append` for nearly every record, and the serializer for a record whose
+//! context is masked. A property test compares them.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! A decision with its explanation: what every policy said, and the permit that came nearest.
 //!
-//! The decision is made by the same function as every other; an observer sees the evaluations on the way. Costs as much as all
-//! policies together, so it is for people and never on the path of a request.
+//! The decision is made by the same function as every other; an observer sees the evaluations on the way. Costs as much
+//! as all policies together, so it is for people and never on the path of a request.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -23,8 +23,8 @@ use crate::principal::Principal;
 use crate::rules::Observer;
 use crate::types::Identity;
 
-/// A decision, and every evaluation that led to it, in order. A route's request has several: its own, and those in which only
-/// the forbids count.
+/// A decision, and every evaluation that led to it, in order. A route's request has several: its own, and those in
+/// which only the forbids count.
 pub struct Explanation {
     pub decision: Decision,
     pub evaluations: Vec<ExplainedEvaluation>,
@@ -150,8 +150,8 @@ impl Explanation {
         self.evaluations.last()
     }
 
-    /// The permit that would need the least to hold; `None` if the decision allows, if a permit holds and a forbid denies, or if
-    /// permits did not take part.
+    /// The permit that would need the least to hold; `None` if the decision allows, if a permit holds and a forbid
+    /// denies, or if permits did not take part.
     pub fn nearest_permit(&self) -> Option<&ExplainedPolicy> {
         if self.overridden().next().is_some() {
             return None;

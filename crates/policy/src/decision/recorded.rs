@@ -1,8 +1,9 @@
 //! A query made of a decision record, decided again by any revision.
 //!
-//! The record's facts become the facts of a query, and the query takes the same way through the decision as a request does. A
-//! fact that the record does not hold (masked, or not declared when it was written) never counts as absent: if a policy of the
-//! query reads it, the record cannot be replayed. Flags come from the revision, because `portal.yaml` holds them.
+//! The record's facts become the facts of a query, and the query takes the same way through the decision as a request
+//! does. A fact that the record does not hold (masked, or not declared when it was written) never counts as absent: if
+//! a policy of the query reads it, the record cannot be replayed. Flags come from the revision, because `portal.yaml`
+//! holds them.
 
 mod asked;
 mod unknown;

@@ -1,7 +1,7 @@
 //! The clauses of conditions that evaluations reach, for the coverage of decision tests.
 //!
-//! Built on the same clauses and the same evaluator as explanations. Cedar stops at the first clause that is not as the policy
-//! needs it, so the clauses after it are not reached. Never used on the path of a request.
+//! Built on the same clauses and the same evaluator as explanations. Cedar stops at the first clause that is not as the
+//! policy needs it, so the clauses after it are not reached. Never used on the path of a request.
 
 use super::explain::{FoundValue, Part, WrittenClause, parts};
 use super::{Engine, EntityQuery, PolicyEntry};
@@ -9,8 +9,8 @@ use super::{Engine, EntityQuery, PolicyEntry};
 /// A policy whose scope fits a query.
 pub(crate) struct ReachedPolicy<'a> {
     pub entry: &'a PolicyEntry,
-    /// For each clause that was reached, in order: true if it is as the policy needs it. A clause that cannot be evaluated ends
-    /// the list.
+    /// For each clause that was reached, in order: true if it is as the policy needs it. A clause that cannot be
+    /// evaluated ends the list.
     pub met: Vec<bool>,
 }
 

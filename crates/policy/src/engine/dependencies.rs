@@ -1,7 +1,7 @@
 //! The parts of a query that a policy's conditions can read, taken from their JSON form.
 //!
-//! Decides what a decision has to build (context fields, entities) before it evaluates. Always an over-estimate:
-//! an expression that this file does not understand counts as "reads everything". Building too much costs time, too little
+//! Decides what a decision has to build (context fields, entities) before it evaluates. Always an over-estimate: an
+//! expression that this file does not understand counts as "reads everything". Building too much costs time, too little
 //! would be wrong.
 
 use std::collections::BTreeSet;

@@ -1,8 +1,8 @@
 //! The entities that a decision reads: the stored ones, and the small Cedar store of each decision.
 //!
-//! A portal's `entities.json` may hold a million entities; adding one entity to a Cedar store costs as much as the store is
-//! large. So a map of this file holds the stored entities, and each decision gets a small Cedar store that holds only the
-//! entities that its policies' conditions can reach from the query.
+//! A portal's `entities.json` may hold a million entities; adding one entity to a Cedar store costs as much as the
+//! store is large. So a map of this file holds the stored entities, and each decision gets a small Cedar store that
+//! holds only the entities that its policies' conditions can reach from the query.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::schema::TypeNames;
 
-/// An entity as the evaluator takes it, with *all* its ancestors as parents: Cedar evaluates every `in` without its ancestors
-/// in the store, and no decision computes the ancestor relation again.
+/// An entity as the evaluator takes it, with *all* its ancestors as parents: Cedar evaluates every `in` without its
+/// ancestors in the store, and no decision computes the ancestor relation again.
 #[derive(Clone, Debug)]
 pub struct ResolvedEntity(Arc<ast::Entity>);
 
@@ -36,8 +36,8 @@ pub struct EntityStore {
     types_with_ancestors: FxHashSet<EntityTypeName>,
     /// Every ancestor of a stored entity, whether or not it is stored itself.
     above: FxHashSet<EntityUid>,
-    /// The ids of a type in order, for searches. A search writes a type's list once and reads it for every page; another search
-    /// of the same moment waits meanwhile.
+    /// The ids of a type in order, for searches. A search writes a type's list once and reads it for every page;
+    /// another search of the same moment waits meanwhile.
     in_order: Mutex<FxHashMap<EntityTypeName, Arc<[EntityId]>>>,
 }
 
@@ -54,8 +54,8 @@ pub enum EntitySetError {
 }
 
 impl EntityStore {
-    /// Takes over a checked Cedar store; its ancestor relation is already transitive, but Cedar does not know the parents that a
-    /// path has by its id.
+    /// Takes over a checked Cedar store; its ancestor relation is already transitive, but Cedar does not know the
+    /// parents that a path has by its id.
     pub fn new(entities: Entities, names: &TypeNames) -> Self {
         let mut ancestors: HashMap<EntityUid, Vec<EntityUid>> = HashMap::new();
         for entity in entities.iter() {
@@ -149,8 +149,8 @@ impl EntityStore {
     }
 }
 
-/// All that a stored entity is below. SECURITY: what a file puts below `/a/b` is below `/a`, too; else a forbid on `/a` would not
-/// hold for it.
+/// All that a stored entity is below. SECURITY: what a file puts below `/a/b` is below `/a`, too; else a forbid on `/a`
+/// would not hold for it.
 fn stored_ancestors(entities: &Entities, uid: &EntityUid, names: &TypeNames) -> Vec<EntityUid> {
     let above = |uid: &EntityUid| entities.ancestors(uid).into_iter().flatten().cloned();
     let mut all: FxHashSet<EntityUid> = above(uid).collect();

@@ -1,4 +1,5 @@
-//! The index of policies by scope: decides outside Cedar which policies can apply, by a few hash look-ups over interned ids.
+//! The index of policies by scope: decides outside Cedar which policies can apply, by a few hash look-ups over interned
+//! ids.
 //!
 //! A scope cannot error, and a scope that does not match makes its policy false, so leaving out the policies whose
 //! scope does not match changes neither the decision nor its reasons nor its errors. Cost grows with what the caller
@@ -145,8 +146,8 @@ impl ScopeTable {
         self.key_among(uid, [], ancestors)
     }
 
-    /// The key of an entity of whose type, name and ancestors nothing is known: it satisfies each constraint that needs a type
-    /// alone.
+    /// The key of an entity of whose type, name and ancestors nothing is known: it satisfies each constraint that needs
+    /// a type alone.
     pub fn key_of_any_type(&self) -> ScopeKey {
         ScopeKey::new(self.is_type.values().copied().collect())
     }

@@ -1,8 +1,8 @@
 //! The permit that came nearest to a query that no policy permits, for its record.
 //!
-//! It looks at scopes alone, so the answer is the same for all queries with the same scope key, and is remembered by that key.
-//! A permit whose scope fits counts as one false clause away. `explain` looks at values as well. Finding it costs as much as
-//! looking at every permit's scope: the gate does so after the answer.
+//! It looks at scopes alone, so the answer is the same for all queries with the same scope key, and is remembered by
+//! that key. A permit whose scope fits counts as one false clause away. `explain` looks at values as well. Finding it
+//! costs as much as looking at every permit's scope: the gate does so after the answer.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! One policy as the engine takes it: id and annotations for reports, its dependencies, and its condition-only form.
 //!
-//! The loader makes it; revisions share it as long as the text is the same. It is immutable, except that dependencies and the
-//! condition-only form are computed once and stored. Decides nothing.
+//! The loader makes it; revisions share it as long as the text is the same. It is immutable, except that dependencies
+//! and the condition-only form are computed once and stored. Decides nothing.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -22,7 +22,8 @@ pub struct PolicyInfo {
     pub place: String,
 }
 
-/// One policy of one place, ready to be indexed and evaluated. Revisions share it while its text and place stay the same.
+/// One policy of one place, ready to be indexed and evaluated. Revisions share it while its text and place stay the
+/// same.
 #[derive(Debug)]
 pub struct PolicyEntry {
     pub info: Arc<PolicyInfo>,

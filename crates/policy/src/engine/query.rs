@@ -1,4 +1,5 @@
-//! One query in the engine's terms: its entities, their keys, and the context that is built as far as conditions read it.
+//! One query in the engine's terms: its entities, their keys, and the context that is built as far as conditions read
+//! it.
 //!
 //! Doors and decision fill it; the engine reads it. Decides nothing.
 
@@ -64,8 +65,8 @@ pub trait ContextSource {
     /// True if the context may hold entities.
     fn names_entities(&self) -> bool;
 
-    /// Fields that policies may read and that nothing tells at this door. Their absence says nothing about the query, so a forbid
-    /// that reads one cannot be evaluated.
+    /// Fields that policies may read and that nothing tells at this door. Their absence says nothing about the query,
+    /// so a forbid that reads one cannot be evaluated.
     fn unknown(&self) -> &[String] {
         &[]
     }

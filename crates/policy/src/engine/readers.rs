@@ -1,7 +1,7 @@
 //! Which policies of a query read a fact that is not known.
 //!
-//! For queries that are made of records: a fact that a record does not hold must not count as absent. Over-estimates: a name
-//! counts on whichever value a condition looks it up. Never used on the path of a request.
+//! For queries that are made of records: a fact that a record does not hold must not count as absent. Over-estimates: a
+//! name counts on whichever value a condition looks it up. Never used on the path of a request.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Every policy of an engine against one Cedar request that brings its own entities and context.
 //!
-//! A proof confirms its examples with it: Cedar's own authorizer evaluates the original policies, and the engine combines their
-//! results by the rule that decides requests. It costs time in proportion to all policies, so no request uses it.
+//! A proof confirms its examples with it: Cedar's own authorizer evaluates the original policies, and the engine
+//! combines their results by the rule that decides requests. It costs time in proportion to all policies, so no request
+//! uses it.
 
 use std::sync::Arc;
 

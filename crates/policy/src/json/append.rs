@@ -1,5 +1,5 @@
-//! Appends JSON to a buffer without the machinery of a serializer: for records of decisions and answers to queries, of which
-//! every request has one.
+//! Appends JSON to a buffer without the machinery of a serializer: for records of decisions and answers to queries, of
+//! which every request has one.
 //!
 //! Each function appends what serde_json would append; a property test compares the two.
 
@@ -25,7 +25,8 @@ fn is_escaped(byte: u8) -> bool {
     (byte < b' ') | (byte == b'"') | (byte == b'\\')
 }
 
-/// Looks at eight bytes at once. Most texts are short, so the last eight bytes are looked at again instead of one by one.
+/// Looks at eight bytes at once. Most texts are short, so the last eight bytes are looked at again instead of one by
+/// one.
 fn has_escaped(bytes: &[u8]) -> bool {
     let Some(last) = bytes.last_chunk::<8>() else {
         return bytes.iter().any(|byte| is_escaped(*byte));
@@ -34,8 +35,8 @@ fn has_escaped(bytes: &[u8]) -> bool {
     eights.iter().any(word_has_escaped) || word_has_escaped(last)
 }
 
-/// True if one of the eight bytes must be escaped. A subtraction in a byte borrows into its highest bit only if the byte was
-/// smaller, or if a byte below it was found.
+/// True if one of the eight bytes must be escaped. A subtraction in a byte borrows into its highest bit only if the
+/// byte was smaller, or if a byte below it was found.
 fn word_has_escaped(bytes: &[u8; 8]) -> bool {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGHEST_BITS: u64 = ONES << 7;

@@ -1,7 +1,7 @@
 //! Findings about files that every portal reads: a policy of `_shared/` may be of use to one portal alone.
 //!
-//! Lint reads one portal at a time. A finding like "nothing defines this role" is true of a shared policy only if it is true in
-//! every portal: a rule for one portal's administrators is no mistake because another portal has none.
+//! Lint reads one portal at a time. A finding like "nothing defines this role" is true of a shared policy only if it is
+//! true in every portal: a rule for one portal's administrators is no mistake because another portal has none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +11,8 @@ use crate::revision::problem::Problem;
 /// Rules that say "of no use here".
 const OF_NO_USE: [&Rule; 4] = [&UNKNOWN_NAME, &NEVER_APPLIES, &COVERED, &UNUSED_SUPPRESSION];
 
-/// Leaves out the findings about shared files that do not hold in every portal; each item is one portal. One that does not load has
-/// none, so that nothing is said of files that it may need.
+/// Leaves out the findings about shared files that do not hold in every portal; each item is one portal. One that does
+/// not load has none, so that nothing is said of files that it may need.
 pub fn settle(portals: &mut [Vec<LintFinding>]) {
     keep_common(
         portals,

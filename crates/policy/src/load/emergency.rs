@@ -1,7 +1,7 @@
 //! Emergency forbids: `_deny/*.cedar`, taken file by file, even when the rest of the candidate is rejected.
 //!
-//! An emergency forbid joins the revision in force. Only removing its file releases it: not a rejected edit, not a file that
-//! cannot be read, not a candidate whose schema it does not fit. It holds on public paths too.
+//! An emergency forbid joins the revision in force. Only removing its file releases it: not a rejected edit, not a file
+//! that cannot be read, not a candidate whose schema it does not fit. It holds on public paths too.
 
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ impl EmergencyForbids {
 }
 
 impl Loader {
-    /// The revision in force with further or changed emergency forbids, without a look at any other file of the portal. `None` if
-    /// none of `files` brings a forbid, or if one in force would be lost: both are left to `load`.
+    /// The revision in force with further or changed emergency forbids, without a look at any other file of the portal.
+    /// `None` if none of `files` brings a forbid, or if one in force would be lost: both are left to `load`.
     pub fn with_emergency_forbids(&mut self, slug: &PortalSlug, files: &Files, active: &Revision) -> Option<Arc<Revision>> {
         self.with_cache(slug, |loader| {
             let known = &active.emergency_forbids.files;

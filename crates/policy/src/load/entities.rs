@@ -1,8 +1,8 @@
 //! `entities.json` → the entities of a revision, or every mistake with its place.
 //!
-//! Cedar reads and checks the file. This file adds what Cedar does not say: the places of an entity that is written twice, the
-//! place of a number that is no Cedar value, and the relations that only a credential may define. The places are looked for only
-//! if there is a mistake: a portal may have a million entities.
+//! Cedar reads and checks the file. This file adds what Cedar does not say: the places of an entity that is written
+//! twice, the place of a number that is no Cedar value, and the relations that only a credential may define. The places
+//! are looked for only if there is a mistake: a portal may have a million entities.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -82,8 +82,8 @@ impl<'a> EntityFile<'a> {
         }
     }
 
-    /// Paths that no request has, and paths in other portals. An entity in another spelling is never reached, so forbids on its
-    /// groups would not hold; the configuration alone says which paths a portal has.
+    /// Paths that no request has, and paths in other portals. An entity in another spelling is never reached, so
+    /// forbids on its groups would not hold; the configuration alone says which paths a portal has.
     pub(super) fn path_problems(&self, store: &EntityStore, names: &TypeNames, rules: &PathRules) -> Vec<Problem> {
         let paths = || store.uids().filter(|uid| names.is_path(uid));
         let wrong = paths().filter(|uid| !is_path_of_a_request(uid.id().unescaped(), rules));
@@ -165,8 +165,9 @@ impl<'a> EntityFile<'a> {
         problems
     }
 
-    /// SECURITY: a tenant that a file gives to a caller would undo every rule that isolates tenants. So a file may nest callers,
-    /// roles and tenants in roles and groups, but in no tenant, path or portal, neither directly nor through a group.
+    /// SECURITY: a tenant that a file gives to a caller would undo every rule that isolates tenants. So a file may nest
+    /// callers, roles and tenants in roles and groups, but in no tenant, path or portal, neither directly nor through a
+    /// group.
     fn relations(&self, text: &str, types: &CallerTypes, parsed: &Entities) -> Vec<Problem> {
         let found: Vec<_> = parsed
             .iter()
@@ -192,8 +193,8 @@ impl<'a> EntityFile<'a> {
     }
 }
 
-/// The wrong relations of one entity, each with its message; of an entity with very many, the first ones. A relation that the
-/// entity has through another caller, role or tenant is that one's.
+/// The wrong relations of one entity, each with its message; of an entity with very many, the first ones. A relation
+/// that the entity has through another caller, role or tenant is that one's.
 fn wrong_relations(uid: &EntityUid, types: &CallerTypes, parsed: &Entities) -> Vec<(EntityUid, String)> {
     let above: Vec<&EntityUid> = parsed.ancestors(uid).map(Iterator::collect).unwrap_or_default();
     let wrong = above.iter().filter(|a| types.never_above.contains(a.type_name()));

@@ -1,5 +1,5 @@
-//! Large files and many mistakes: a load takes time in proportion to its files. Otherwise the owner of one portal's folder could
-//! delay the edits of all others.
+//! Large files and many mistakes: a load takes time in proportion to its files. Otherwise the owner of one portal's
+//! folder could delay the edits of all others.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,8 @@ use super::Loader;
 use crate::revision::problem::Problem;
 use crate::test_support::{portal, tree};
 
-/// Far above the time of such a load on a busy machine, and far below that of a search from the beginning for each mistake.
+/// Far above the time of such a load on a busy machine, and far below that of a search from the beginning for each
+/// mistake.
 const BOUND: Duration = Duration::from_secs(30);
 const MANY: usize = 20_000;
 

@@ -1,5 +1,5 @@
-//! Cuts policy text into its statements, so that the cost of an edit depends on the changed statements, not on the size of the
-//! file.
+//! Cuts policy text into its statements, so that the cost of an edit depends on the changed statements, not on the size
+//! of the file.
 //!
 //! In Cedar `;` ends a policy and occurs nowhere else but in strings and comments. Cedar decides
 //! whether a statement is a policy; a text that does not end with a statement is not cut.

@@ -1,7 +1,7 @@
 //! `portal.yaml`: the settings that a portal's own team makes for its traffic.
 //!
-//! Read while a revision loads, never on a request. Every error is reported at once with its line and key; a file with any
-//! error is rejected whole. An unknown key is an error: a misspelt key would otherwise silently have no effect.
+//! Read while a revision loads, never on a request. Every error is reported at once with its line and key; a file with
+//! any error is rejected whole. An unknown key is an error: a misspelt key would otherwise silently have no effect.
 
 mod flags;
 

@@ -18,7 +18,8 @@ pub(crate) struct EmergencyForbids {
 }
 
 impl Revision {
-    /// The emergency forbid that closes a public path, where no caller is known: one whose scope covers every principal.
+    /// The emergency forbid that closes a public path, where no caller is known: one whose scope covers every
+    /// principal.
     ///
     /// Its conditions are not evaluated: every condition counts as satisfied.
     pub(crate) fn closed_by(&self, action: &EntityUid, resource: &QueryEntity) -> Option<Arc<PolicyInfo>> {

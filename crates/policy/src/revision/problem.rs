@@ -74,8 +74,8 @@ impl Problem {
         self
     }
 
-    /// Moves a problem of a piece of a file to its place in the whole file; `first` is where the piece begins. A problem without
-    /// a place moves to the piece's first line.
+    /// Moves a problem of a piece of a file to its place in the whole file; `first` is where the piece begins. A
+    /// problem without a place moves to the piece's first line.
     pub fn within(mut self, file: &str, first: Position) -> Self {
         file.clone_into(&mut self.file);
         let moved = |line: usize, column: usize| if line == 1 { column + first.column - 1 } else { column };
@@ -120,8 +120,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// One slip is one problem: Cedar reports it for each combination of action and types. Keeps of the problems at one place the
-/// first that has advice, in the order of the file.
+/// One slip is one problem: Cedar reports it for each combination of action and types. Keeps of the problems at one
+/// place the first that has advice, in the order of the file.
 pub fn merged(mut problems: Vec<Problem>) -> Vec<Problem> {
     let place = |problem: &Problem| (problem.line, problem.column, problem.end.as_deref().copied());
     problems.sort_by(|a, b| {

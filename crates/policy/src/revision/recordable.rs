@@ -1,7 +1,8 @@
 //! The facts that decision records of a revision can hold, as a short identity.
 //!
-//! A record holds the context fields and the principal's attributes that the schema declares. A fact that a record lacks was
-//! absent only if the revision that wrote it declared the fact. Two revisions with the same identity declare the same facts.
+//! A record holds the context fields and the principal's attributes that the schema declares. A fact that a record
+//! lacks was absent only if the revision that wrote it declared the fact. Two revisions with the same identity declare
+//! the same facts.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! What changed between two schemas of a portal, and whom it breaks.
 //!
-//! Two groups build on a schema: *policies*, which strict validation holds against it, and *apps*, whose questions and stored
-//! entities must have its types. A change that only adds is compatible, unless policies that are there already apply to more than
-//! before.
+//! Two groups build on a schema: *policies*, which strict validation holds against it, and *apps*, whose questions and
+//! stored entities must have its types. A change that only adds is compatible, unless policies that are there already
+//! apply to more than before.
 
 use std::collections::BTreeSet;
 

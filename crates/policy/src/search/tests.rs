@@ -1,4 +1,5 @@
-//! Unit tests of searches: their pages together are what the decision permits, however small the bounds, and what they exclude.
+//! Unit tests of searches: their pages together are what the decision permits, however small the bounds, and what they
+//! exclude.
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -23,7 +24,8 @@ action paint appliesTo { principal: [User], resource: [Colour], context: Context
 action GET appliesTo { principal: [User], resource: [Path], context: {} };
 "#;
 
-/// Six users, of which `user-5` is described by its membership alone; documents in two folders; two folders that only lie above.
+/// Six users, of which `user-5` is described by its membership alone; documents in two folders; two folders that only
+/// lie above.
 fn entities() -> String {
     let uid = |ty: &str, id: &str| json!({"type": ty, "id": id});
     let entity = |ty: &str, id: &str| json!({"__entity": {"type": ty, "id": id}});

@@ -1,7 +1,7 @@
 //! The body of an answer: keeps its request open until hyper drops it, and shows whether the client takes it.
 //!
-//! Over HTTP/2, hyper asks for the next frame only while the client's window is open. Data that was handed out and not followed
-//! by another poll therefore means a closed window: the connection's timer counts such answers
+//! Over HTTP/2, hyper asks for the next frame only while the client's window is open. Data that was handed out and not
+//! followed by another poll therefore means a closed window: the connection's timer counts such answers
 //! (`Activity::window_closed_since`), and the stream's own task times the single one (`InFlight::is_stalled`).
 
 use std::pin::Pin;

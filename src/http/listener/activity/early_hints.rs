@@ -1,9 +1,9 @@
-//! Interim responses: `103 Early Hints`, and the `100 Continue` that asks whether a client is still there, sent for one HTTP/1.1
-//! request while it has no answer.
+//! Interim responses: `103 Early Hints`, and the `100 Continue` that asks whether a client is still there, sent for one
+//! HTTP/1.1 request while it has no answer.
 //!
 //! `EarlyHints::send` leaves the head in `Activity`, and the stream writes it at its next flush: hyper flushes when
-//! nothing of its own is half written. Best effort: a hint that comes too late, is too long, or meets a client that does
-//! not read is dropped.
+//! nothing of its own is half written. Best effort: a hint that comes too late, is too long, or meets a client that
+//! does not read is dropped.
 
 use std::sync::Arc;
 
@@ -42,8 +42,8 @@ impl Activity {
         })
     }
 
-    /// Leaves a `100 Continue` for the stream's next flush, in the request that came last. The caller runs on the task that
-    /// flushes.
+    /// Leaves a `100 Continue` for the stream's next flush, in the request that came last. The caller runs on the task
+    /// that flushes.
     pub fn probe(&self) {
         let mut state = self.state.lock();
         let request = state.requests;

@@ -1,11 +1,12 @@
 //! A client that closed its sending side while its request is being answered.
 //!
-//! Two clients look alike: one that only has no more to send (`printf … | nc`) and waits for its answer, and one that is gone.
-//! hyper would end the request at once for both. So the stream keeps the client's end from hyper until the answer was sent, and
-//! asks the kernel of the client meanwhile: the kernel of a client that is gone resets the connection when bytes come.
+//! Two clients look alike: one that only has no more to send (`printf … | nc`) and waits for its answer, and one that
+//! is gone. hyper would end the request at once for both. So the stream keeps the client's end from hyper until the
+//! answer was sent, and asks the kernel of the client meanwhile: the kernel of a client that is gone resets the
+//! connection when bytes come.
 //!
-//! - Before the answer, the gate sends `100 Continue` every `PROBE_INTERVAL` (an interim response that every HTTP/1.1 client
-//!   takes, RFC 9110, 15.2). The write after a reset fails, which ends the request.
+//! - Before the answer, the gate sends `100 Continue` every `PROBE_INTERVAL` (an interim response that every HTTP/1.1
+//!   client takes, RFC 9110, 15.2). The write after a reset fails, which ends the request.
 //! - During the answer, its own bytes find out. An answer that is silent for `limits.half_close_timeout` ends: a stream
 //!   without events would otherwise keep a client that left.
 //! - An HTTP/1.0 client takes no interim response: `upstream.response_timeout` bounds its wait.

@@ -1,9 +1,9 @@
 //! A guarded stream that the connection's task keeps while hyper uses it.
 //!
-//! hyper gives the stream of a connection back only at the connection's end, and not at all where requests may upgrade. So hyper
-//! gets one handle and the task keeps another: a connection at rest drops hyper's part, with its buffers, and goes on with the
-//! same stream. Only one of the two uses the stream at a time, so nothing waits for the lock. It exists because hyper asks for
-//! `Send`.
+//! hyper gives the stream of a connection back only at the connection's end, and not at all where requests may upgrade.
+//! So hyper gets one handle and the task keeps another: a connection at rest drops hyper's part, with its buffers, and
+//! goes on with the same stream. Only one of the two uses the stream at a time, so nothing waits for the lock. It
+//! exists because hyper asks for `Send`.
 
 use std::io;
 use std::pin::Pin;

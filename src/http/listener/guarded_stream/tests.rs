@@ -132,7 +132,8 @@ async fn no_early_hints_for_http_1_0_for_answered_requests_or_beyond_the_size_li
     assert!(first_hints.lock().is_some() && !received.contains("103"), "{received}");
 }
 
-/// Returns how many of the early bytes pass before the answer, and all bytes that pass after an answer with this status.
+/// Returns how many of the early bytes pass before the answer, and all bytes that pass after an answer with this
+/// status.
 async fn upgrade(status: StatusCode, early: &str) -> (usize, Vec<u8>) {
     let activity = Activity::http1();
     let _in_flight = activity.begin_request(http::Version::HTTP_11);

@@ -1,7 +1,7 @@
 //! A connection to Redis, to one server or to a cluster, and the way it is made.
 //!
-//! Every command and every connection attempt has a deadline. Password and certificate files are read for every connection, so
-//! a changed file counts from the next connection on.
+//! Every command and every connection attempt has a deadline. Password and certificate files are read for every
+//! connection, so a changed file counts from the next connection on.
 
 use std::time::Duration;
 

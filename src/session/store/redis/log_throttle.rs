@@ -1,4 +1,5 @@
-//! Limits log lines about a failing store: the first error, another error, and an error that lasts are logged, not every try.
+//! Limits log lines about a failing store: the first error, another error, and an error that lasts are logged, not
+//! every try.
 
 use std::time::Duration;
 

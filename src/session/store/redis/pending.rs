@@ -1,15 +1,14 @@
 //! Revocations that Redis did not take: stored here and published again until Redis takes them.
 //!
-//! Redis refuses entries if it is full, or if a stream is at its last possible id; a provider's logout is also kept if Redis
-//! did not answer. Such a revocation holds in this process at once (`Sessions` adds it to the revocation log); the other
-//! replicas do not know it yet. Workers enqueue, the
-//! subscriber flushes at intervals; both take the lock of `pending`, and a flushed entry is removed only if its time is
-//! unchanged, so an entry that a worker renewed meanwhile stays. If Redis still refuses, the entries stay pending; if this
-//! process stops before that, they are lost.
+//! Redis refuses entries if it is full, or if a stream is at its last possible id; a provider's logout is also kept if
+//! Redis did not answer. Such a revocation holds in this process at once (`Sessions` adds it to the revocation log);
+//! the other replicas do not know it yet. Workers enqueue, the subscriber flushes at intervals; both take the lock of
+//! `pending`, and a flushed entry is removed only if its time is unchanged, so an entry that a worker renewed meanwhile
+//! stays. If Redis still refuses, the entries stay pending; if this process stops before that, they are lost.
 //!
-//! Meanwhile two commands work in a full Redis, because they free memory: removing the value of a revoked session, and removing
-//! the stream of changes. Without that stream every replica drops its cache at every poll, so a removed value ends the
-//! session everywhere.
+//! Meanwhile two commands work in a full Redis, because they free memory: removing the value of a revoked session, and
+//! removing the stream of changes. Without that stream every replica drops its cache at every poll, so a removed value
+//! ends the session everywhere.
 
 use std::time::Duration;
 
@@ -58,8 +57,8 @@ impl RedisStore {
         self.run::<i64>(cmd("DEL").arg(self.changes_key())).await.is_ok()
     }
 
-    /// Publishes the pending entries, and starts the stream of changes if it is empty. `last` is the time of the last flush that
-    /// sent a command.
+    /// Publishes the pending entries, and starts the stream of changes if it is empty. `last` is the time of the last
+    /// flush that sent a command.
     pub(super) async fn flush_pending(&self, connected: &Connected, positions: &StreamPositions, last: &mut Option<Instant>) {
         if last.is_some_and(|last| last.elapsed() < FLUSH_INTERVAL) {
             return;

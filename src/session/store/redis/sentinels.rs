@@ -1,12 +1,15 @@
-//! The master that the Sentinels name: every Sentinel is asked, all the time, and a majority of those configured decides.
+//! The master that the Sentinels name: every Sentinel is asked, all the time, and a majority of those configured
+//! decides.
 //!
-//! A server that was cut off from the others goes on as master until a Sentinel demotes it, and answers every client that still
-//! reaches it. So its data may lack revocations that the new master has. Rule: an answer of the server counts only as of the
-//! time at which a majority of Sentinels was asked and named that server (`confirmed_at`). Another server becomes master for
-//! a gate only after a majority named it, and two majorities share a Sentinel, which does not go back to the old name.
+//! A server that was cut off from the others goes on as master until a Sentinel demotes it, and answers every client
+//! that still reaches it. So its data may lack revocations that the new master has. Rule: an answer of the server
+//! counts only as of the time at which a majority of Sentinels was asked and named that server (`confirmed_at`).
+//! Another server becomes master for a gate only after a majority named it, and two majorities share a Sentinel, which
+//! does not go back to the old name.
 //!
-//! If a Sentinel does not answer, its last answer counts until it is older than `staleness_max`. If fewer than a majority
-//! answer, or they disagree, no master is confirmed: the revocation log becomes stale and sessions are refused.
+//! If a Sentinel does not answer, its last answer counts until it is older than `staleness_max`. If fewer than a
+//! majority answer, or they disagree, no master is confirmed: the revocation log becomes stale and sessions are
+//! refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,8 +74,8 @@ impl Sentinels {
         }))
     }
 
-    /// Asks every Sentinel again and again, each in a task of its own, so that one that hangs delays no other. Runs until the
-    /// future is dropped.
+    /// Asks every Sentinel again and again, each in a task of its own, so that one that hangs delays no other. Runs
+    /// until the future is dropped.
     pub async fn run(self: &Arc<Self>, config: &config::Redis) {
         let mut tasks = JoinSet::new();
         for (index, url) in self.urls.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! The entries of the two streams in Redis, and the position up to which a stream was read.
 //!
-//! An entry of the stream of revocations has the fields `m` (kind and hash of the key) and `a` (Unix milliseconds); an entry of
-//! the stream of changes has the field `h` (handle). Part of the stored format.
+//! An entry of the stream of revocations has the fields `m` (kind and hash of the key) and `a` (Unix milliseconds); an
+//! entry of the stream of changes has the field `h` (handle). Part of the stored format.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::session::millis;
 use crate::session::record::{Handle, RevocationKey, RevocationKind};
 use crate::session::revocations::log::RevocationEntry;
 
-/// A revocation's time may be this far ahead of the store's clock and of this process's clock; further ahead, the clock of
-/// another gate is wrong.
+/// A revocation's time may be this far ahead of the store's clock and of this process's clock; further ahead, the clock
+/// of another gate is wrong.
 const AHEAD_MAX: Duration = Duration::from_secs(5);
 /// An entry id may be this far ahead of the store's clock; further ahead, another client made the id up.
 const ID_AHEAD_MAX: Duration = Duration::from_secs(3600);
@@ -27,8 +27,8 @@ const FIRST_ID: &str = "0-0";
 #[derive(Clone, Debug)]
 pub struct StreamPosition {
     pub id: String,
-    /// The fields of the last entry that was read, because another server may use the same id for another entry. `None` if no
-    /// entry was read.
+    /// The fields of the last entry that was read, because another server may use the same id for another entry. `None`
+    /// if no entry was read.
     pub entry: Option<HashMap<String, Value>>,
 }
 
@@ -86,8 +86,9 @@ fn added_at(id: &str) -> i64 {
     i64::try_from(millis).unwrap_or(i64::MAX)
 }
 
-/// Reads entries of revocations. A time in the future comes from a gate with a wrong clock and would refuse every login until
-/// then, so it is limited to the latest plausible time. `skew`: milliseconds by which our clock is ahead of the store's.
+/// Reads entries of revocations. A time in the future comes from a gate with a wrong clock and would refuse every login
+/// until then, so it is limited to the latest plausible time. `skew`: milliseconds by which our clock is ahead of the
+/// store's.
 pub fn read_entries(ids: &[StreamId], skew: Option<i64>, now: i64) -> Vec<RevocationEntry> {
     let mut ahead = 0;
     let mut entries = Vec::new();
@@ -107,8 +108,8 @@ pub fn read_entries(ids: &[StreamId], skew: Option<i64>, now: i64) -> Vec<Revoca
     entries
 }
 
-/// The latest plausible time of an entry that was added at `added`: the store's clock and ours differ by `skew`, and either may
-/// be right.
+/// The latest plausible time of an entry that was added at `added`: the store's clock and ours differ by `skew`, and
+/// either may be right.
 fn latest(added: i64, now: i64, skew: i64) -> i64 {
     let store_now = now.saturating_sub(skew);
     let added = added.min(store_now.saturating_add(millis(ID_AHEAD_MAX)));

@@ -1,20 +1,21 @@
 //! Keeps the connection to Redis and reads its two streams: revocations, and changes of sessions.
 //!
-//! The subscriber races with a failover: a new master may lack the newest entries of a stream, or have other entries under the
-//! same ids. So every poll reads new entries, and checks that the last entry that was read is still there, unchanged. If it is
-//! not, `catch_up` reads the stream of revocations again from its beginning and publishes again the revocations that this
-//! process knows and the stream lacks. It does the same if a revocation that this process published, and Redis acknowledged,
-//! cannot be read back.
+//! The subscriber races with a failover: a new master may lack the newest entries of a stream, or have other entries
+//! under the same ids. So every poll reads new entries, and checks that the last entry that was read is still there,
+//! unchanged. If it is not, `catch_up` reads the stream of revocations again from its beginning and publishes again the
+//! revocations that this process knows and the stream lacks. It does the same if a revocation that this process
+//! published, and Redis acknowledged, cannot be read back.
 //!
-//! The revocation log counts as complete as of the time at which the poll was *sent* that found nothing more to read; with
-//! Sentinels, also not later than a majority confirmed the master. So a slow answer never makes old knowledge look fresh.
+//! The revocation log counts as complete as of the time at which the poll was *sent* that found nothing more to read;
+//! with Sentinels, also not later than a majority confirmed the master. So a slow answer never makes old knowledge look
+//! fresh.
 //!
-//! `catch_up` first takes its position in the stream of changes and then flushes the cache: a session that is read after the
-//! flush is dropped when its change is read. If the last change that was read is gone, or the stream is empty, the cache is
-//! flushed, because missed changes could not be detected.
+//! `catch_up` first takes its position in the stream of changes and then flushes the cache: a session that is read
+//! after the flush is dropped when its change is read. If the last change that was read is gone, or the stream is
+//! empty, the cache is flushed, because missed changes could not be detected.
 //!
-//! If the connection fails, `current` is cleared, workers get `Unreachable`, and the subscriber reconnects with a growing pause;
-//! the log becomes stale meanwhile. If this task stops, the log becomes stale and sessions are refused.
+//! If the connection fails, `current` is cleared, workers get `Unreachable`, and the subscriber reconnects with a
+//! growing pause; the log becomes stale meanwhile. If this task stops, the log becomes stale and sessions are refused.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -55,7 +56,8 @@ struct CaughtUp {
 }
 
 impl RedisStore {
-    /// Connects, reads the streams into `log` and `cache`, and flushes pending revocations. Runs until the future is dropped.
+    /// Connects, reads the streams into `log` and `cache`, and flushes pending revocations. Runs until the future is
+    /// dropped.
     pub async fn run_subscriber(&self, log: &RevocationLog, cache: &SessionCache) {
         let connected = self.stay_connected(log, cache);
         match &self.sentinels {
@@ -154,7 +156,8 @@ impl RedisStore {
         }
     }
 
-    /// An error if the Sentinels name another master. If they name none, the connection stays, but nothing confirms its reads.
+    /// An error if the Sentinels name another master. If they name none, the connection stays, but nothing confirms its
+    /// reads.
     fn check_master(&self, connected: &Connected, throttle: &mut LogThrottle) -> Result<(), StoreError> {
         let (Some(sentinels), Some(master)) = (&self.sentinels, &connected.master) else {
             return Ok(());
@@ -180,8 +183,8 @@ impl RedisStore {
         }
     }
 
-    /// Records that the stream of revocations was read to its end as of `sent`; with Sentinels not later than the time at which
-    /// a majority named this master.
+    /// Records that the stream of revocations was read to its end as of `sent`; with Sentinels not later than the time
+    /// at which a majority named this master.
     fn confirm_read(&self, connected: &Connected, log: &RevocationLog, sent: Instant) {
         match (&self.sentinels, &connected.master) {
             (Some(sentinels), Some(master)) => {
@@ -193,8 +196,8 @@ impl RedisStore {
         }
     }
 
-    /// Reads the stream of revocations from its beginning, publishes again the revocations that it lacks, and flushes the
-    /// cache.
+    /// Reads the stream of revocations from its beginning, publishes again the revocations that it lacks, and flushes
+    /// the cache.
     async fn catch_up(&self, connected: &Connected, log: &RevocationLog, cache: &SessionCache) -> Result<CaughtUp, StoreError> {
         self.check_role(connected).await?;
         // acknowledged revocations are either read below or published again
@@ -260,7 +263,8 @@ impl RedisStore {
         Ok(newest.map_or_else(StreamPosition::beginning, StreamPosition::at))
     }
 
-    /// An error if the server is a replica: its data may be old. In a cluster, replicas refuse these commands themselves.
+    /// An error if the server is a replica: its data may be old. In a cluster, replicas refuse these commands
+    /// themselves.
     async fn check_role(&self, connected: &Connected) -> Result<(), StoreError> {
         if let Link::Node(_) = connected.link {
             let role: Value = connected.link.run(&cmd("ROLE"), self.config.timeout).await?;

@@ -1,8 +1,8 @@
 //! The clients of the soak, and the oracle: each request is sent together with the one answer that is right.
 //!
-//! Three things make a second answer right for a while: a policy set on its way in (`/portal/p/flip` is asked under a lock that
-//! a reload takes), a Redis that restarts (a session may be refused with 503, never answered otherwise), and a client that
-//! leaves early, which gets no answer.
+//! Three things make a second answer right for a while: a policy set on its way in (`/portal/p/flip` is asked under a
+//! lock that a reload takes), a Redis that restarts (a session may be refused with 503, never answered otherwise), and
+//! a client that leaves early, which gets no answer.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};

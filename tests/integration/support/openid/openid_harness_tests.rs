@@ -298,7 +298,8 @@ fn faults_and_new_keys_of_a_provider_are_seen_and_pass() {
     assert!(std::net::TcpStream::connect(address).is_err());
 }
 
-/// The parts of a login at the mock provider that a fault can change: callback, token answer, ID token claims, userinfo.
+/// The parts of a login at the mock provider that a fault can change: callback, token answer, ID token claims,
+/// userinfo.
 fn look(mock: &MockProvider, app: &App) -> Value {
     let mut browser = Browser::new();
     let hop = browser.open(&authorization_url(mock, "/authorize", app, &[("scope", "openid")]));

@@ -35,8 +35,8 @@ impl Partition {
         partition
     }
 
-    /// Passes no byte and closes no connection; new connections are accepted and not forwarded. Bytes sent meanwhile arrive
-    /// after `heal`, as after a packet loss.
+    /// Passes no byte and closes no connection; new connections are accepted and not forwarded. Bytes sent meanwhile
+    /// arrive after `heal`, as after a packet loss.
     pub fn cut(&self) {
         self.state.store(CUT, Ordering::SeqCst);
     }

@@ -67,8 +67,8 @@ impl Sentinel {
         self.nodes.iter().find(|node| node.port == port).unwrap()
     }
 
-    /// Orders a failover; returns when every sentinel agrees on the new master and it takes writes. The old master goes on
-    /// as master until Sentinel demotes it, ten seconds later; `settle` does not wait for that.
+    /// Orders a failover; returns when every sentinel agrees on the new master and it takes writes. The old master goes
+    /// on as master until Sentinel demotes it, ten seconds later; `settle` does not wait for that.
     pub fn failover(&self) -> u16 {
         let old = self.master_port();
         eventually("a sentinel begins a failover", || {

@@ -1,7 +1,7 @@
 //! The facts that a record does not hold.
 //!
-//! A declared fact that a record lacks was absent only if the revision that wrote the record declared it for the action that
-//! it decided on. In every other case it is unknown.
+//! A declared fact that a record lacks was absent only if the revision that wrote the record declared it for the action
+//! that it decided on. In every other case it is unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
 //! Paths without regard to case, for portals whose app ignores it.
 //!
-//! A letter and its partner of the other case fold into one. Some letters have no single partner (`ς`, `ſ`, `ı`, the Kelvin
-//! sign): apps disagree about them, so a path with such a letter is refused.
+//! A letter and its partner of the other case fold into one. Some letters have no single partner (`ς`, `ſ`, `ı`, the
+//! Kelvin sign): apps disagree about them, so a path with such a letter is refused.
 
 use std::borrow::Cow;
 

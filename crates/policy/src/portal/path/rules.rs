@@ -1,7 +1,8 @@
 //! How a portal's app reads paths: `paths` of `portal.yaml`.
 //!
-//! [`PathRules::read`] is the one step between a request's path and all that looks at it: policies, routes, public entries and
-//! emergency forbids see a [`PathReading`], never the path itself. Without the key a reading is the path as it is.
+//! [`PathRules::read`] is the one step between a request's path and all that looks at it: policies, routes, public
+//! entries and emergency forbids see a [`PathReading`], never the path itself. Without the key a reading is the path as
+//! it is.
 
 use std::borrow::Cow;
 

@@ -18,8 +18,8 @@ pub fn run(bytes: &[u8], class: u8) -> usize {
     bytes.iter().position(outside).unwrap_or(bytes.len())
 }
 
-/// Length of the run of bytes that a field value may hold, from the start: all but controls, HTAB excepted. Reads blocks of
-/// `BLOCK` bytes, which the compiler turns into vector instructions, then eight bytes at a time.
+/// Length of the run of bytes that a field value may hold, from the start: all but controls, HTAB excepted. Reads
+/// blocks of `BLOCK` bytes, which the compiler turns into vector instructions, then eight bytes at a time.
 pub fn value_run(bytes: &[u8]) -> usize {
     let (blocks, _) = bytes.as_chunks::<BLOCK>();
     let is_clean = |block: &[u8; BLOCK]| !block.iter().fold(false, |found, byte| found | is_outside_value(*byte));
