@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 
 use cedar_policy::Effect;
 use cedar_policy_symcc::Env;
-use cedargate_policy::engine::{Effects, ErroredForbids, Evaluation, EvaluationOutcome};
+use cedargate_policy::engine::{Effects, Evaluation, EvaluationOutcome};
 
 use super::clause::Expression;
 use super::example::{Example, Region};
@@ -61,7 +61,7 @@ pub(super) struct Search<'a> {
 
 /// The policies that a question knows.
 #[derive(Default)]
-struct Slice {
+struct PolicySelection {
     /// Forbids of inner, which do not hold.
     forbids: BTreeSet<Number>,
     /// Permits of outer, which are not satisfied.
@@ -79,7 +79,7 @@ struct Core<'c> {
 }
 
 /// The outcome of one example.
-enum Judged {
+enum ExampleOutcome {
     Confirmed(Box<Example>),
     /// Policies joined the slice.
     Contradicted,
@@ -134,7 +134,7 @@ impl Search<'_> {
                 forbid: Some(forbid),
                 effects: Effects::Forbids,
             };
-            match self.refine(&core, &mut Slice::default(), prover)? {
+            match self.refine(&core, &mut PolicySelection::default(), prover)? {
                 Refined::Found(SearchResult::Nothing) | Refined::Unpermitted => {}
                 Refined::Found(SearchResult::Unknown(reason)) => drop(unknown.get_or_insert(reason)),
                 Refined::Found(found) => return Ok(found),
@@ -152,7 +152,7 @@ impl Search<'_> {
     }
 
     fn new_permits(&self, permits: &[Number], prover: &mut Prover) -> Result<SearchResult, NoSolver> {
-        let mut slice = Slice::default();
+        let mut slice = PolicySelection::default();
         // the former text of a changed policy is the one that matters most
         let former = self.outer.iter().flat_map(|outer| {
             let numbers = permits.iter().filter_map(|permit| outer.number(self.inner.id(*permit)));
@@ -172,7 +172,7 @@ impl Search<'_> {
 
     /// Without permits first: that is enough if another forbid took over. Else some permits at a time.
     fn lost_forbid(&self, forbid: Number, prover: &mut Prover) -> Result<SearchResult, NoSolver> {
-        let mut slice = Slice::default();
+        let mut slice = PolicySelection::default();
         let mut core = Core {
             permits: &[],
             forbid: Some(forbid),
@@ -197,7 +197,7 @@ impl Search<'_> {
     }
 
     /// Asks, and lets policies join, until there is no example, or one that the whole systems confirm.
-    fn refine(&self, core: &Core<'_>, slice: &mut Slice, prover: &mut Prover) -> Result<Refined, NoSolver> {
+    fn refine(&self, core: &Core<'_>, slice: &mut PolicySelection, prover: &mut Prover) -> Result<Refined, NoSolver> {
         let unknown = |reason: String| Ok(Refined::Found(SearchResult::Unknown(reason)));
         for _ in 0..ROUNDS_MAX {
             let question = match self.question(core, slice) {
@@ -208,17 +208,17 @@ impl Search<'_> {
                 SolverAnswer::No => return Ok(Refined::Found(SearchResult::Nothing)),
                 SolverAnswer::Unknown(reason) => return unknown(reason),
                 SolverAnswer::Example(env) => match self.judge(core, slice, &env) {
-                    Judged::Confirmed(example) => return Ok(Refined::Found(SearchResult::Example(example))),
-                    Judged::Contradicted => {}
-                    Judged::Unpermitted => return Ok(Refined::Unpermitted),
-                    Judged::Stuck => return unknown(UNCONFIRMED.to_owned()),
+                    ExampleOutcome::Confirmed(example) => return Ok(Refined::Found(SearchResult::Example(example))),
+                    ExampleOutcome::Contradicted => {}
+                    ExampleOutcome::Unpermitted => return Ok(Refined::Unpermitted),
+                    ExampleOutcome::Stuck => return unknown(UNCONFIRMED.to_owned()),
                 },
             }
         }
         unknown(format!("{ROUNDS_MAX} examples in a row were none"))
     }
 
-    fn question(&self, core: &Core<'_>, slice: &Slice) -> Result<SolverQuestion, String> {
+    fn question(&self, core: &Core<'_>, slice: &PolicySelection) -> Result<SolverQuestion, String> {
         let mut question = SolverQuestion::default();
         let mut literals = BTreeSet::new();
         question.all.extend(self.region.map(|region| region.expression.clone()));
@@ -231,10 +231,7 @@ impl Search<'_> {
         for number in &slice.forbids {
             let clause = self.inner.clause(*number)?;
             literals.extend(clause.literals.iter().cloned());
-            match clause.errored {
-                ErroredForbids::Deny => question.all.push(clause.when.clone().not()),
-                ErroredForbids::Skip => question.none.push(clause.when.clone()),
-            }
+            question.forbid_passes(clause);
         }
         if let Some(outer) = self.outer {
             for number in &slice.permits {
@@ -245,10 +242,7 @@ impl Search<'_> {
             if let Some(forbid) = core.forbid {
                 let clause = outer.clause(forbid)?;
                 literals.extend(clause.literals.iter().cloned());
-                match clause.errored {
-                    ErroredForbids::Deny => question.none.push(clause.when.clone().not()),
-                    ErroredForbids::Skip => question.all.push(clause.when.clone()),
-                }
+                question.forbid_denies(clause);
             }
         }
         let mut facts: Vec<Expression> = self.facts.of_context(&self.action.uid).into_iter().collect();
@@ -261,10 +255,10 @@ impl Search<'_> {
 
     /// Decides the example by the whole systems: as the gate can meet it, then as the solver gave it. An impossible one confirms
     /// nothing; it only tells which policies matter.
-    fn judge(&self, core: &Core<'_>, slice: &mut Slice, env: &Env) -> Judged {
+    fn judge(&self, core: &Core<'_>, slice: &mut PolicySelection, env: &Env) -> ExampleOutcome {
         let raw = Example::new(&env.request, &env.entities);
         let real = raw.as_ref().and_then(|raw| raw.realistic(self.environment, self.facts));
-        let mut outcome = Judged::Stuck;
+        let mut outcome = ExampleOutcome::Stuck;
         for (is_possible, example) in real
             .map(|example| (true, example))
             .into_iter()
@@ -276,20 +270,20 @@ impl Search<'_> {
             let is_denied = outer.as_ref().is_none_or(|outer| denies(outer, core.effects));
             let is_in_region = self.region.is_none_or(|region| region.contains(&example));
             if is_possible && is_in_region && is_allowed && is_denied {
-                return Judged::Confirmed(Box::new(example.decided(inner, outer)));
+                return ExampleOutcome::Confirmed(Box::new(example.decided(inner, outer)));
             }
             if self.join(core, slice, &inner, outer.as_ref()) {
-                return Judged::Contradicted;
+                return ExampleOutcome::Contradicted;
             }
             if inner.outcome == EvaluationOutcome::NotPermitted && core.permits.is_empty() {
-                outcome = Judged::Unpermitted;
+                outcome = ExampleOutcome::Unpermitted;
             }
         }
         outcome
     }
 
     /// Adds what contradicts the example; false if nothing new does.
-    fn join(&self, core: &Core<'_>, slice: &mut Slice, inner: &Evaluation, outer: Option<&Evaluation>) -> bool {
+    fn join(&self, core: &Core<'_>, slice: &mut PolicySelection, inner: &Evaluation, outer: Option<&Evaluation>) -> bool {
         let before = slice.forbids.len() + slice.permits.len();
         if inner.outcome == EvaluationOutcome::Forbidden {
             let forbids = inner.policies.iter().filter_map(|info| self.inner.number(&info.id));
@@ -341,9 +335,6 @@ enum Refined {
 fn denies(evaluation: &Evaluation, effects: Effects) -> bool {
     match effects {
         Effects::Both => evaluation.outcome != EvaluationOutcome::Allow,
-        Effects::Forbids => matches!(
-            evaluation.outcome,
-            EvaluationOutcome::Forbidden | EvaluationOutcome::EvaluationError
-        ),
+        Effects::Forbids => evaluation.is_forbidden(),
     }
 }

@@ -1,16 +1,18 @@
 //! One question to the solver: is there a request for which these conditions are true, and those are not?
 //!
-//! A question is two sets of Cedar policies: the first allows exactly the requests that are sought, as far as they must satisfy
-//! something, the second those that are not sought. Cedar's own symbolic compiler asks whether the first allows more.
+//! A question is two sets of Cedar policies: the first allows exactly the requests that are sought, as far as they must
+//! satisfy something, the second those that are not sought. Cedar's own symbolic compiler asks whether the first allows
+//! more.
 
 use std::time::{Duration, Instant};
 
 use cedar_policy::{Effect, Policy, PolicySet, RequestEnv, Schema};
 use cedar_policy_symcc::err::{Error, SolverError};
 use cedar_policy_symcc::{CedarSymCompiler, CompiledPolicySet, Env, SymEnv};
+use cedargate_policy::engine::ErroredForbids;
 use tokio::runtime::Runtime;
 
-use super::clause::{Described, Expression};
+use super::clause::{Clause, Described, Expression};
 use super::solver::{Cvc5, NoSolver};
 
 /// The time of one question.
@@ -43,6 +45,25 @@ pub(super) struct SolverQuestion {
     pub any: Vec<Expression>,
     /// None is true. Errors count as not true, here as everywhere.
     pub none: Vec<Expression>,
+}
+
+impl SolverQuestion {
+    /// Asks for requests that this forbid does not deny. `all` holds only what is true without an error, `none` also what
+    /// fails: whether an error of the forbid denies decides which of them is right.
+    pub fn forbid_passes(&mut self, forbid: &Clause) {
+        match forbid.errored {
+            ErroredForbids::Deny => self.all.push(forbid.when.clone().not()),
+            ErroredForbids::Skip => self.none.push(forbid.when.clone()),
+        }
+    }
+
+    /// Asks for requests that this forbid denies.
+    pub fn forbid_denies(&mut self, forbid: &Clause) {
+        match forbid.errored {
+            ErroredForbids::Deny => self.none.push(forbid.when.clone().not()),
+            ErroredForbids::Skip => self.all.push(forbid.when.clone()),
+        }
+    }
 }
 
 pub(super) enum SolverAnswer {

@@ -1,8 +1,8 @@
 //! The query of an HTTP request: route and path → action and resource → context → policies.
 //!
-//! For a routed request, and for a path with a second spelling, the forbids of the plain path query are evaluated as well. So a
-//! route, which maps a path to a resource of the domain, never bypasses a forbid on the path. A HEAD that borrows GET's route
-//! must survive the forbids of the GET, too.
+//! For a routed request, and for a path with a second spelling, the forbids of the plain path query are evaluated as
+//! well. So a route, which maps a path to a resource of the domain, never bypasses a forbid on the path. A HEAD that
+//! borrows GET's route must survive the forbids of the GET, too.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ use crate::context::{ContextFacts, ContextPlan, HttpFacts, ProxyContext, ReadyCo
 use crate::denial::{Denial, Refusal};
 use crate::engine::dependencies::ContextDependencies;
 use crate::engine::entities::SuppliedEntities;
-use crate::engine::{ContextSource, Evaluation, EvaluationOutcome, QueryEntity};
+use crate::engine::{ContextSource, Evaluation, QueryEntity};
 use crate::portal::PATH_TYPE;
 use crate::portal::path::CanonicalPath;
 use crate::portal::path::rules::PathReading;
@@ -169,10 +169,7 @@ fn evaluate_located(
     }
     for query in &located.forbid_queries {
         let forbids = evaluate_forbids(rules, principal, query, &BorrowedContext { plan, facts, given }, observer)?;
-        if matches!(
-            forbids.outcome,
-            EvaluationOutcome::Forbidden | EvaluationOutcome::EvaluationError
-        ) {
+        if forbids.is_forbidden() {
             return Ok(forbids);
         }
     }
@@ -209,8 +206,8 @@ pub(super) fn evaluate_forbids(
         http: facts.http.map(|http| HttpFacts { method, ..http }),
         ..*facts
     };
-    // if the method is not a declared action, policies without an action constraint still count, with the context of the
-    // route's action
+    // if the method is not a declared action, policies without an action constraint still count, with the context of
+    // the route's action
     let own_plan = rules.plans.get(action).map(|plan| &**plan);
     let context = match given {
         Some(given) if own_plan.is_some() => {
@@ -312,8 +309,8 @@ pub fn query_pairs(query: &str) -> Vec<(String, String)> {
     url::form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
-/// Decoded names of the parameters beside a `;`, which some apps read as `&`: for these apps the value before it ends there, and
-/// another parameter begins.
+/// Decoded names of the parameters beside a `;`, which some apps read as `&`: for these apps the value before it ends
+/// there, and another parameter begins.
 fn names_beside_semicolons(query: &str) -> Vec<String> {
     let split = query.split('&').filter(|piece| piece.contains(';'));
     let parts = split.flat_map(|piece| piece.split(';'));

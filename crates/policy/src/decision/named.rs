@@ -1,9 +1,9 @@
 //! The query that names action and resource itself: a query of the app, or a decision test that skips HTTP.
 //!
-//! At a running door a query cannot override the gate's facts (portal, time, the credential's tenant). The fast path reads
-//! entities and context if all of them are plain values of the declared types; else Cedar's own readers do. Both give the same
-//! decisions; a property test checks this. The fast path exists because Cedar's JSON readers take tens of microseconds for a
-//! few values.
+//! At a running door a query cannot override the gate's facts (portal, time, the credential's tenant). The fast path
+//! reads entities and context if all of them are plain values of the declared types; else Cedar's own readers do. Both
+//! give the same decisions; a property test checks this. The fast path exists because Cedar's JSON readers take tens of
+//! microseconds for a few values.
 
 use cedar_policy::{Context, EntityId, EntityTypeName, EntityUid};
 use serde_json::{Map, Value, json};
@@ -13,7 +13,7 @@ use super::{Caller, DecisionContext, Details, Query, Target};
 use crate::context::{ContextFacts, ContextPlan, NamedContext, ReadyContext, RecordedContext};
 use crate::denial::{Denial, Refusal};
 use crate::engine::entities::SuppliedEntities;
-use crate::engine::{ContextSource, Evaluation, EvaluationOutcome, QueryEntity};
+use crate::engine::{ContextSource, Evaluation, QueryEntity};
 use crate::error_chain::json_error;
 use crate::fast_path::{DescribedEntity, fast_text};
 use crate::json::{NumberError, check_integers_in};
@@ -133,10 +133,7 @@ pub(super) fn evaluate_by(
     let evaluate_with = |context: &dyn ContextSource| {
         for other in others {
             let forbids = rules.evaluate_forbids(principal, &action, &rules.resource(other), context, observer);
-            if matches!(
-                forbids.outcome,
-                EvaluationOutcome::Forbidden | EvaluationOutcome::EvaluationError
-            ) {
+            if forbids.is_forbidden() {
                 return Ok(forbids);
             }
         }
@@ -188,8 +185,8 @@ struct NamedResource {
 }
 
 impl NamedResource {
-    /// SECURITY: `Path::"/open/../secret"` is below `/open` by its text and at `/secret` for the app. The query's path obeys
-    /// the rules of a request's path.
+    /// SECURITY: `Path::"/open/../secret"` is below `/open` by its text and at `/secret` for the app. The query's path
+    /// obeys the rules of a request's path.
     fn of(rules: &Rules, paths: &PathRules, uid: EntityUid) -> Result<Self, Refusal> {
         if !rules.is_path(&uid) {
             return Ok(Self { uid, others: Vec::new() });
@@ -270,8 +267,8 @@ impl<'a> Member<'a> {
     }
 }
 
-/// The entities that come with a query, by the fast path if all of them are plain. `reserved` is a principal that a credential
-/// proved: the query may not describe it.
+/// The entities that come with a query, by the fast path if all of them are plain. `reserved` is a principal that a
+/// credential proved: the query may not describe it.
 fn supplied(
     reader: Reader,
     rules: &Rules,

@@ -15,7 +15,7 @@ use super::http::{BorrowedContext, ForbidQuery, GivenFacts, HttpQuery, evaluate_
 use super::{Caller, DecisionContext, Details, Query, Target};
 use crate::context::{ContextPlan, RecordedContext};
 use crate::denial::Refusal;
-use crate::engine::{Evaluation, EvaluationOutcome, PolicyInfo};
+use crate::engine::{Evaluation, PolicyInfo};
 use crate::portal::PATH_TYPE;
 use crate::portal::path::rules::PathReading;
 use crate::portal::route::lender;
@@ -30,7 +30,8 @@ pub(super) struct PublicRequest<'a> {
     pub entry_method: &'a str,
 }
 
-/// The emergency forbid that closes the path for every caller. `entry_method` is the method of the entry that makes it public.
+/// The emergency forbid that closes the path for every caller. `entry_method` is the method of the entry that makes it
+/// public.
 pub(super) fn closed_by(
     revision: &Revision,
     method: &str,
@@ -83,10 +84,7 @@ pub(super) fn evaluate(
         };
         for principal in principals {
             let forbids = evaluate_forbids(rules, principal, &reading, &of_request, details.observer)?;
-            if matches!(
-                forbids.outcome,
-                EvaluationOutcome::Forbidden | EvaluationOutcome::EvaluationError
-            ) {
+            if forbids.is_forbidden() {
                 let context = RecordedContext::new(plan, &facts).ok();
                 details.context = context.map(|context| DecisionContext::Facts(Box::new(context)));
                 details.target = Some(Target {

@@ -19,6 +19,15 @@ impl Evaluation {
         }
     }
 
+    /// True if a forbid denied, or counts as denying because it could not be evaluated. The one answer of an evaluation in
+    /// which only the forbids count.
+    pub fn is_forbidden(&self) -> bool {
+        match self.outcome {
+            EvaluationOutcome::Forbidden | EvaluationOutcome::EvaluationError => true,
+            EvaluationOutcome::Allow | EvaluationOutcome::NotPermitted | EvaluationOutcome::NothingLoaded => false,
+        }
+    }
+
     /// The `acr` that would change the decision: only if every deciding forbid, or the advising permit, names one.
     fn step_up(&self) -> Option<&str> {
         match self.outcome {
