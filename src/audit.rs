@@ -35,7 +35,7 @@ use mask::Mask;
 use queue::{Full, Queue, Reservation};
 use recent::Recent;
 pub use record::{
-    AdminEvent, AuditRecord, AuthSubject, CallerRecord, EntityRef, Event, HttpFacts, HttpRejected, NO_PORTAL, PolicyError,
+    AdminEvent, AuditRecord, AuthSubject, CallerRecord, EntityRef, Event, HttpRecord, HttpRejected, NO_PORTAL, PolicyError,
     PolicyEvent, RecordedOutcome, RefusedRecord, Shadow, Supplied,
 };
 pub use rotated::written_files;

@@ -24,7 +24,7 @@ use cedargate_policy::types::PortalSlug;
 
 pub use crate::config::BUNDLE_BYTES_MAX as BYTES_MAX;
 
-pub use self::keys::{PublicKey, SigningKey, public_keys};
+pub use self::keys::{BundleSigningKey, PublicKey, public_keys};
 pub use self::manifest::{BundleFacts, Manifest};
 pub use self::signatures::Signature;
 
@@ -135,7 +135,7 @@ impl Bundle {
     ///
     /// # Errors
     /// The library fails, or there are `SIGNATURES_MAX` signatures by other keys.
-    pub fn sign(&mut self, key: &SigningKey) -> Result<(), BundleError> {
+    pub fn sign(&mut self, key: &BundleSigningKey) -> Result<(), BundleError> {
         let signature = Signature::new(key, &self.manifest_bytes)?;
         self.signatures.retain(|known| known.key != signature.key);
         self.signatures.push(signature);

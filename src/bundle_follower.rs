@@ -1,16 +1,17 @@
 //! Follows a policy bundle: fetches it, decides whether to take it, keeps it on disk.
 //!
-//! One task on the `operations` thread asks the server every `policies.bundle.poll`; without a change that costs one 304. What it
-//! downloads passes these checks in order: size, signature, manifest, files (`crate::bundle`), then name and sequence number.
-//! A bundle that passes is *taken*: written to `policies.state_dir`, then published as a `Tree` for the reloader, which
-//! loads it like folders. A taken bundle can still be rejected there, portal by portal, as an edit in a folder can.
+//! One task on the `operations` thread asks the server every `policies.bundle.poll`; without a change that costs one
+//! 304. What it downloads passes these checks in order: size, signature, manifest, files (`crate::bundle`), then name
+//! and sequence number. A bundle that passes is *taken*: written to `policies.state_dir`, then published as a `Tree`
+//! for the reloader, which loads it like folders. A taken bundle can still be rejected there, portal by portal, as an
+//! edit in a folder can.
 //!
-//! On failure: the taken bundle stays, and the reason is in log, metric and `/status`. A server that fails is asked less and
-//! less often. A refused bundle is not downloaded again until the server's version or the key files change.
+//! On failure: the taken bundle stays, and the reason is in log, metric and `/status`. A server that fails is asked
+//! less and less often. A refused bundle is not downloaded again until the server's version or the key files change.
 //!
-//! Sequence numbers only grow, also across restarts: `state_dir` holds the last one. A restart reads the kept bundle through
-//! the same checks. `confirm` keeps a second one, the last that every portal accepted, so that a restart into a bundle with a
-//! broken portal serves that portal's last good revision.
+//! Sequence numbers only grow, also across restarts: `state_dir` holds the last one. A restart reads the kept bundle
+//! through the same checks. `confirm` keeps a second one, the last that every portal accepted, so that a restart into a
+//! bundle with a broken portal serves that portal's last good revision.
 
 mod download;
 mod http_source;
@@ -55,7 +56,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
 const CHECK_GRACE: Duration = Duration::from_secs(15);
 
 /// The bundle in use.
-pub struct Taken {
+pub struct BundleInUse {
     pub tree: Arc<Tree>,
     mark: Mark,
     name: Option<String>,
@@ -64,18 +65,18 @@ pub struct Taken {
 }
 
 /// A bundle that was downloaded and not taken.
-struct Refused {
+struct RefusedBundle {
     why: String,
     keys: [u8; 32],
 }
 
 /// Written by the follower's task alone.
 #[derive(Default)]
-struct Progress {
+struct DownloadProgress {
     /// The server's word for what it sent last: an entity tag, or the digest of a registry's manifest.
     version: Option<String>,
     /// `version` was refused.
-    refused: Option<Refused>,
+    refused: Option<RefusedBundle>,
     /// Unix seconds of the last answer that left no doubt about the bundle.
     confirmed_at: Option<f64>,
     last_error: Option<String>,
@@ -95,21 +96,21 @@ struct Attempts {
     finished: u64,
 }
 
-enum Source {
+enum FollowedSource {
     Http(HttpSource),
     Oci(OciSource),
 }
 
 pub struct BundleFollower {
     config: config::Bundle,
-    source: Source,
+    source: FollowedSource,
     kept: Kept,
-    taken: ArcSwapOption<Taken>,
+    taken: ArcSwapOption<BundleInUse>,
     /// The last bundle that every portal accepted, from before the start; the first load takes it.
     good: Mutex<Option<Tree>>,
     /// The order of bundles; outlives `taken`, whose file may be unusable after a restart.
     mark: Mutex<Option<Mark>>,
-    progress: Mutex<Progress>,
+    progress: Mutex<DownloadProgress>,
     attempts: watch::Sender<Attempts>,
     check_requested: Notify,
     wakers: Mutex<Option<Wakers>>,
@@ -133,7 +134,7 @@ pub struct BundleStatus {
 
 /// The result of one attempt; the label of `bundle_refresh_total{result}`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Outcome {
+enum FetchOutcome {
     Unchanged,
     Updated,
     Refused,
@@ -142,7 +143,7 @@ enum Outcome {
 
 /// One attempt, for the pause after it.
 struct Attempt {
-    outcome: Outcome,
+    outcome: FetchOutcome,
     retry_after: Option<Duration>,
 }
 
@@ -154,8 +155,8 @@ impl BundleFollower {
     pub fn open(config: &config::Bundle, metrics: BundleMetrics) -> Result<Arc<Self>, String> {
         let client = download::client(&config.egress)?;
         let source = match &config.source {
-            BundleSource::Http(url) => Source::Http(HttpSource::new(url.clone(), client, config)),
-            BundleSource::Oci(reference) => Source::Oci(OciSource::new(reference.clone(), client, config)),
+            BundleSource::Http(url) => FollowedSource::Http(HttpSource::new(url.clone(), client, config)),
+            BundleSource::Oci(reference) => FollowedSource::Oci(OciSource::new(reference.clone(), client, config)),
         };
         let follower = Self {
             source,
@@ -183,7 +184,7 @@ impl BundleFollower {
                 None
             }
         };
-        *self.mark.lock() = state.as_ref().map(kept::State::mark);
+        *self.mark.lock() = state.as_ref().map(kept::KeptState::mark);
         let latest = self.restored(self.kept.latest());
         if let Some(bytes) = latest {
             match self.check(&bytes) {
@@ -261,8 +262,8 @@ impl BundleFollower {
     /// The source without its query, which may hold a token.
     fn shown(&self) -> String {
         match &self.source {
-            Source::Http(source) => source.shown(),
-            Source::Oci(source) => source.shown(),
+            FollowedSource::Http(source) => source.shown(),
+            FollowedSource::Oci(source) => source.shown(),
         }
     }
 
@@ -287,10 +288,10 @@ impl BundleFollower {
             };
             self.metrics.refresh.with_label_values(&[attempt.outcome.as_str()]).inc();
             failures = match attempt.outcome {
-                Outcome::Unchanged | Outcome::Updated => 0,
+                FetchOutcome::Unchanged | FetchOutcome::Updated => 0,
                 // the next attempt costs a 304
-                Outcome::Refused if self.progress.lock().version.is_some() => 0,
-                Outcome::Refused | Outcome::Error => failures.saturating_add(1),
+                FetchOutcome::Refused if self.progress.lock().version.is_some() => 0,
+                FetchOutcome::Refused | FetchOutcome::Error => failures.saturating_add(1),
             };
             self.attempts.send_modify(|attempts| attempts.finished = attempts.begun);
             tokio::select! {
@@ -317,13 +318,13 @@ impl BundleFollower {
                 let taken = tokio::task::spawn_blocking(move || this.take(download)).await;
                 Attempt::new(taken.unwrap_or_else(|_panicked| {
                     self.note("reading the bundle ended in a panic; report this as a bug");
-                    Outcome::Refused
+                    FetchOutcome::Refused
                 }))
             }
             Err(failure) => {
                 self.note(&failure.why);
                 Attempt {
-                    outcome: Outcome::Error,
+                    outcome: FetchOutcome::Error,
                     retry_after: failure.retry_after,
                 }
             }
@@ -332,8 +333,8 @@ impl BundleFollower {
 
     async fn fetch(&self, known: Option<&str>) -> Result<DownloadAnswer, Failure> {
         match &self.source {
-            Source::Http(source) => source.fetch(known).await,
-            Source::Oci(source) => source.fetch(known).await,
+            FollowedSource::Http(source) => source.fetch(known).await,
+            FollowedSource::Oci(source) => source.fetch(known).await,
         }
     }
 
@@ -356,13 +357,13 @@ impl BundleFollower {
         let refused = self.progress.lock().refused.as_ref().map(|refused| refused.why.clone());
         if let Some(why) = refused {
             self.note_refused(&why);
-            return Attempt::new(Outcome::Refused);
+            return Attempt::new(FetchOutcome::Refused);
         }
         self.confirmed(&mut self.progress.lock());
-        Attempt::new(Outcome::Unchanged)
+        Attempt::new(FetchOutcome::Unchanged)
     }
 
-    fn confirmed(&self, progress: &mut Progress) {
+    fn confirmed(&self, progress: &mut DownloadProgress) {
         let now = clock::unix_seconds_f64();
         if progress.last_error.take().is_some() {
             tracing::info!(source = self.shown(), "the policy bundle is followed again");
@@ -372,15 +373,15 @@ impl BundleFollower {
     }
 
     /// Takes a download, or refuses it. Blocks.
-    fn take(&self, download: Download) -> Outcome {
+    fn take(&self, download: Download) -> FetchOutcome {
         let keys = self.keys_hash();
         match self.check(&download.bytes) {
             Err(why) => {
                 self.note_refused(&why);
                 let mut progress = self.progress.lock();
                 progress.version = download.version;
-                progress.refused = Some(Refused { why, keys });
-                Outcome::Refused
+                progress.refused = Some(RefusedBundle { why, keys });
+                FetchOutcome::Refused
             }
             Ok(taken) => {
                 let before = self.taken.load_full();
@@ -393,7 +394,7 @@ impl BundleFollower {
                     self.confirmed(&mut progress);
                 }
                 if is_same_file {
-                    return Outcome::Unchanged;
+                    return FetchOutcome::Unchanged;
                 }
                 if !is_same_tree {
                     tracing::info!(
@@ -407,7 +408,7 @@ impl BundleFollower {
                 // before the swap: a gate that restarts must not have served what it does not remember
                 self.save(download.bytes);
                 self.publish(taken);
-                Outcome::Updated
+                FetchOutcome::Updated
             }
         }
     }
@@ -419,7 +420,7 @@ impl BundleFollower {
         let Some(mark) = mark else { return };
         let saved = self
             .kept
-            .save(&bytes, &kept::State::new(&mark, &bytes, version, self.shown()));
+            .save(&bytes, &kept::KeptState::new(&mark, &bytes, version, self.shown()));
         let mut progress = self.progress.lock();
         progress.unsaved = saved.err().map(|error| {
             tracing::error!(
@@ -430,7 +431,7 @@ impl BundleFollower {
         });
     }
 
-    fn publish(&self, taken: Taken) {
+    fn publish(&self, taken: BundleInUse) {
         self.metrics
             .sequence
             .set(i64::try_from(taken.mark.sequence).unwrap_or(i64::MAX));
@@ -443,7 +444,7 @@ impl BundleFollower {
     }
 
     /// Every check between a download and its use.
-    fn check(&self, bytes: &[u8]) -> Result<Taken, String> {
+    fn check(&self, bytes: &[u8]) -> Result<BundleInUse, String> {
         let bundle = self.read(bytes)?;
         let manifest = &bundle.manifest;
         if self.config.name.is_some() && manifest.name != self.config.name {
@@ -462,7 +463,7 @@ impl BundleFollower {
             tree: manifest.tree.clone(),
         };
         check_order(self.mark.lock().as_ref(), &mark, self.config.rollback)?;
-        Ok(Taken {
+        Ok(BundleInUse {
             tree: Arc::new(bundle.tree()),
             mark,
             name: manifest.name.clone(),
@@ -535,7 +536,7 @@ impl BundleFollower {
 }
 
 impl Attempt {
-    fn new(outcome: Outcome) -> Self {
+    fn new(outcome: FetchOutcome) -> Self {
         Self {
             outcome,
             retry_after: None,
@@ -543,7 +544,7 @@ impl Attempt {
     }
 }
 
-impl Outcome {
+impl FetchOutcome {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Unchanged => "unchanged",

@@ -1,11 +1,11 @@
 //! The platform team's settings, checked and ready to use.
 //!
-//! Foundation. Turning `cedargate.yaml` into these values is the only place where configuration can fail. Nothing here reads
-//! the environment or a file after start.
+//! Foundation. Turning `cedargate.yaml` into these values is the only place where configuration can fail. Nothing here
+//! reads the environment or a file after start.
 //!
-//! `load` reads file and environment into a tree whose nodes know their lines (`tree`, `env`), checks it against the JSON
-//! Schema of the sections (`schema`: unknown keys, types, bounds), and checks each section against the others (`document`,
-//! `check`, `sections`). All mistakes come back together.
+//! `load` reads file and environment into a tree whose nodes know their lines (`tree`, `env`), checks it against the
+//! JSON Schema of the sections (`schema`: unknown keys, types, bounds), and checks each section against the others
+//! (`document`, `check`, `sections`). All mistakes come back together.
 
 mod check;
 mod document;
@@ -24,7 +24,7 @@ mod warning;
 
 pub use env::process_environment;
 pub use error::ConfigErrors;
-pub use load::{Loaded, PrintFormat, from_str, load, print};
+pub use load::{Loaded, effective_json, effective_lines, from_str, load};
 pub use schema::json_schema;
 pub use secret::Secret;
 pub use sections::app_probes::{AppProbe, AppProbes, ProbeTarget};
@@ -99,12 +99,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the text of a file without an environment; relative paths start at the current folder. For tests and the demo.
+    /// Reads the text of a file without an environment; relative paths start at the current folder. For tests and the
+    /// demo.
     pub fn from_yaml(text: &str) -> Result<Self, ConfigErrors> {
         from_str(text, std::path::Path::new(""), std::iter::empty()).map(|loaded| loaded.config)
     }
 
-    /// The headers that the gate removes from requests of a portal: the configured ones, its own, and those that hold tokens.
+    /// The headers that the gate removes from requests of a portal: the configured ones, its own, and those that hold
+    /// tokens.
     pub fn removed_headers(&self, portal: &Portal) -> RemovedHeaders {
         let upstream = portal.upstream.as_ref().unwrap_or(&self.upstream);
         let issuers = portal.issuers.iter().filter_map(|index| self.issuers.get(*index));

@@ -52,7 +52,7 @@ pub(crate) struct Fuzz {
 struct Random(u64);
 
 /// The input under test, for the thread that watches the time.
-type Trying = Arc<Mutex<Option<(u64, Vec<u8>, Instant)>>>;
+type InputUnderTest = Arc<Mutex<Option<(u64, Vec<u8>, Instant)>>>;
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -88,7 +88,7 @@ impl Fuzz {
     fn try_all(&self, mut check: impl FnMut(&[u8]) -> bool) {
         let corpus = corpus(self.target);
         let (seed, first) = numbers();
-        let (trying, notes) = (Trying::default(), self.notes());
+        let (trying, notes) = (InputUnderTest::default(), self.notes());
         self.watch(&trying, seed);
         let mut taken = 0_u64;
         for (name, input) in &corpus {
@@ -143,7 +143,7 @@ impl Fuzz {
     }
 
     /// Ends the process if one input takes too long: there is no other way to stop it.
-    fn watch(&self, trying: &Trying, seed: u64) {
+    fn watch(&self, trying: &InputUnderTest, seed: u64) {
         let (trying, target) = (Arc::downgrade(trying), self.target);
         std::thread::spawn(move || {
             while let Some(trying) = trying.upgrade() {

@@ -32,7 +32,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
-pub use self::asked::{AskedRequest, Checked, Forwardable, OnlyFor, Removal};
+pub use self::asked::{AllowedCallers, AskedRequest, Checked, Forwardable, Removal};
 pub use self::caller::asserted_entity;
 use self::decide::{Allowed, Passed};
 pub use self::endpoints::JWKS_PATH;
@@ -41,10 +41,10 @@ pub use self::live::Live;
 use self::live::{DecidedRequest, DecisionBasis, OriginalRequest};
 use self::record::Progress;
 pub use self::record::note_nearest_permit;
-pub use self::shadow::{Afterwards, NearestPermitQuery, ShadowParts, ShadowQuery, ShadowThread, Shadows};
+pub use self::shadow::{DeferredWork, NearestPermitQuery, ShadowParts, ShadowQuery, ShadowThread, Shadows};
 
 pub use self::record::{entity_ref, micros, record_decision};
-use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord, NO_PORTAL};
+use crate::audit::{Audit, AuditRecord, HttpRecord, NO_PORTAL};
 use crate::authn::{AssertionKeys, Authn, ExchangeClient, Proofs};
 use crate::base::clock::{unix_millis, unix_seconds};
 use crate::base::metrics::Metrics;
@@ -196,7 +196,7 @@ impl Worker {
                 response
             }
             Err(stop) => {
-                answer.ways_on = self.gate.ways_on(&progress);
+                answer.page_links = self.gate.page_links(&progress);
                 let mut response = self.render_stop(stop, &answer, &mut progress);
                 if let Some(active) = &progress.active {
                     cors::expose(&active.revision.file.cors, progress.origin.as_ref(), response.headers_mut());

@@ -3,8 +3,8 @@
 //! `settings` reads oauth2-proxy's own forms into names and values, `alpha` its newer file, `helm` the values of its chart;
 //! `options` knows every name; `provider`, `serving` and `access` translate. Reads no file and no environment.
 //!
-//! SECURITY: no value of a secret gets into the result. A setting that let callers in, and that has no exact counterpart, is
-//! narrowed or left out, never widened, and named.
+//! SECURITY: no value of a secret gets into the result. A setting that let callers in, and that has no exact
+//! counterpart, is narrowed or left out, never widened, and named.
 
 mod access;
 mod alpha;
@@ -18,7 +18,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-use self::options::Given;
+use self::options::SettingValue;
 use self::settings::Settings;
 
 /// The translation of one configuration.
@@ -111,9 +111,9 @@ pub fn oauth2_proxy(text: &str) -> Result<Imported, String> {
     }
     for (name, setting) in &settings.0 {
         let given = match settings.switch(name) {
-            _ if setting.text().is_empty() => Given::Empty,
-            Some(_) => Given::On,
-            None => Given::Other,
+            _ if setting.text().is_empty() => SettingValue::Empty,
+            Some(_) => SettingValue::On,
+            None => SettingValue::Other,
         };
         if let Some((weight, message)) = options::remark(name, given) {
             remarks.of(weight, setting, message);

@@ -26,9 +26,9 @@ mod view;
 mod workload;
 
 use edit::Editor;
-use manifest::{Kind, Object, objects};
+use manifest::{ManifestKind, Object, objects};
 use service::ServicePlan;
-use tree::{Document, parse};
+use tree::{YamlDocument, parse};
 pub use view::Refusal;
 use workload::Plan;
 
@@ -141,7 +141,7 @@ pub fn uninject(texts: &[String], options: &Options) -> Result<Vec<Changed>, Ref
     // the Services of workloads that stay as they are stay, too
     let is_wanted = |object: &Object<'_>| {
         let workloads = objects.iter().filter(|object| options.wants(object));
-        options.wants(object) || (object.kind == Kind::Service && service::selects(object, workloads))
+        options.wants(object) || (object.kind == ManifestKind::Service && service::selects(object, workloads))
     };
     let mut edited: Vec<Edited<'_>> = texts.iter().map(|text| Edited::new(text)).collect();
     for object in objects.iter().filter(|object| options.only.is_empty() || is_wanted(object)) {
@@ -173,7 +173,7 @@ impl<'a> Edited<'a> {
         let notes = if let Some(plan) = plan {
             plan.edit(&mut self.editor)?;
             plan.notes.clone()
-        } else if object.kind == Kind::Service
+        } else if object.kind == ManifestKind::Service
             && let Some(service) = ServicePlan::read(object, plans)?
         {
             service.edit(&mut self.editor)?;
@@ -241,7 +241,7 @@ impl<'a> Edited<'a> {
 impl Options {
     /// True for a workload that gets the sidecar.
     fn wants(&self, object: &Object<'_>) -> bool {
-        object.kind != Kind::Service && (self.only.is_empty() || self.only.contains(&object.title))
+        object.kind != ManifestKind::Service && (self.only.is_empty() || self.only.contains(&object.title))
     }
 }
 
@@ -249,7 +249,7 @@ impl Options {
 fn refuse_unknown(options: &Options, objects: &[Object<'_>]) -> Result<(), Refusal> {
     let titles: Vec<&str> = objects
         .iter()
-        .filter(|object| object.kind != Kind::Service)
+        .filter(|object| object.kind != ManifestKind::Service)
         .map(|object| object.title.as_str())
         .collect();
     match options.only.iter().find(|wanted| !titles.contains(&wanted.as_str())) {
@@ -261,12 +261,12 @@ fn refuse_unknown(options: &Options, objects: &[Object<'_>]) -> Result<(), Refus
     }
 }
 
-fn read_all(texts: &[&str]) -> Result<Vec<Vec<Document>>, Refusal> {
+fn read_all(texts: &[&str]) -> Result<Vec<Vec<YamlDocument>>, Refusal> {
     let read = |(n, text): (usize, &&str)| read(text).map_err(|refusal| refusal.in_text(n));
     texts.iter().enumerate().map(read).collect()
 }
 
-fn read(text: &str) -> Result<Vec<Document>, Refusal> {
+fn read(text: &str) -> Result<Vec<YamlDocument>, Refusal> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(Refusal::of_text("", 1, format!("is larger than {TEXT_BYTES_MAX} bytes")));
     }

@@ -35,7 +35,7 @@ pub enum Scope {
 }
 
 /// One reading of the tree: the reading before, the part that may have changed since, and the result.
-struct Reader<'a> {
+struct FolderReader<'a> {
     tree: Tree,
     known: &'a Tree,
     scope: &'a Scope,
@@ -96,7 +96,7 @@ impl PolicyFolders {
         } else {
             scope
         };
-        let mut reader = Reader {
+        let mut reader = FolderReader {
             tree: Tree::default(),
             known,
             scope,
@@ -112,7 +112,7 @@ impl PolicyFolders {
     /// `EMERGENCY_BYTES_MAX`. The others wait for a reading of the whole tree.
     pub fn read_emergency_forbids(&self, slug: &PortalSlug, known: &Tree) -> Tree {
         let folder = self.policies.join(slug.as_str());
-        let mut reader = Reader {
+        let mut reader = FolderReader {
             tree: Tree::default(),
             known,
             scope: &Scope::Everything,
@@ -150,7 +150,7 @@ impl PolicyFolders {
     }
 }
 
-impl Reader<'_> {
+impl FolderReader<'_> {
     fn walk(&mut self, folder: &Path, name: &str, depth: usize, budget: &mut Budget) {
         let entries = match fs::read_dir(folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>()) {
             Ok(entries) => entries,

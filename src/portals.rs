@@ -290,6 +290,11 @@ impl JoinedForbids {
 }
 
 impl Portal {
+    /// The revision in force: a request takes it once and uses it to its end. A portal without one denies.
+    pub fn active_revision(&self) -> Result<Arc<ActiveRevision>, Denial> {
+        self.active.load_full().ok_or(Denial::NoPolicyLoaded)
+    }
+
     /// True if each of the files holds in the revision as it is.
     pub fn has_in_force(&self, active: &ActiveRevision, files: &Files) -> bool {
         let known = active.revision.emergency_files();

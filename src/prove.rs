@@ -28,7 +28,7 @@ use self::difference::Search;
 pub(crate) use self::difference::SearchResult;
 pub(crate) use self::example::Example;
 use self::facts::ProofFacts;
-pub(crate) use self::invariants::{Checked, check};
+pub(crate) use self::invariants::{CheckedStatement, check};
 use self::question::Environment;
 pub(crate) use self::question::Prover;
 pub(crate) use self::solver::NoSolver;
@@ -36,15 +36,15 @@ use self::system::{Action, Number, System};
 
 /// One kind of requests, and what was found about it.
 #[derive(Debug)]
-pub(crate) struct Finding {
-    pub kind: Kind,
-    pub about: About,
+pub(crate) struct ProofFinding {
+    pub kind: RequestKind,
+    pub about: ProofSubject,
     pub found: SearchResult,
 }
 
 /// A request environment.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct Kind {
+pub(crate) struct RequestKind {
     pub action: String,
     pub principal: String,
     pub resource: String,
@@ -52,7 +52,7 @@ pub(crate) struct Kind {
 
 /// The part of the policies that a proof is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum About {
+pub(crate) enum ProofSubject {
     /// Whole decisions.
     Decisions,
     /// The same, about a resource without an entry in the entities.
@@ -62,14 +62,14 @@ pub(crate) enum About {
 }
 
 /// The proof that one portal's new revision allows nothing that its old one denies.
-pub(crate) struct Widening {
+pub(crate) struct WideningProof {
     /// The kinds of requests that were looked at.
     pub kinds: usize,
     /// Every kind that is not proved.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<ProofFinding>,
 }
 
-impl Kind {
+impl RequestKind {
     fn of(env: &RequestEnv) -> Self {
         Self {
             action: env.action().to_string(),
@@ -79,7 +79,7 @@ impl Kind {
     }
 }
 
-impl std::fmt::Display for Kind {
+impl std::fmt::Display for RequestKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             action,
@@ -92,12 +92,12 @@ impl std::fmt::Display for Kind {
 
 /// Every request environment of a revision, in an order that does not change.
 fn environments(revision: &Revision) -> Vec<RequestEnv> {
-    let mut all: Vec<(Kind, RequestEnv)> = revision
+    let mut all: Vec<(RequestKind, RequestEnv)> = revision
         .rules
         .schema
         .cedar
         .request_envs()
-        .map(|env| (Kind::of(&env), env))
+        .map(|env| (RequestKind::of(&env), env))
         .collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all.into_iter().map(|(_, env)| env).collect()
@@ -120,15 +120,15 @@ fn descriptions(revision: &Revision, env: &RequestEnv) -> &'static [Described] {
 }
 
 /// Proves that `new` allows nothing that `old` denies, or says where it does not hold.
-pub(crate) fn widening(slug: &str, old: &Revision, new: &Revision, prover: &mut Prover) -> Result<Widening, NoSolver> {
-    let mut all = Widening {
+pub(crate) fn widening(slug: &str, old: &Revision, new: &Revision, prover: &mut Prover) -> Result<WideningProof, NoSolver> {
+    let mut all = WideningProof {
         kinds: 0,
         findings: Vec::new(),
     };
     let Some((before, after)) = System::of(&old.rules.engine).zip(System::of(&new.rules.engine)) else {
-        all.findings.extend(environments(new).iter().map(|env| Finding {
-            kind: Kind::of(env),
-            about: About::Decisions,
+        all.findings.extend(environments(new).iter().map(|env| ProofFinding {
+            kind: RequestKind::of(env),
+            about: ProofSubject::Decisions,
             found: SearchResult::Unknown("the policies do not form one set".to_owned()),
         }));
         return Ok(all);
@@ -168,7 +168,7 @@ struct Compared<'a> {
 }
 
 impl Compared<'_> {
-    fn findings(&self, prover: &mut Prover) -> Result<Vec<Finding>, NoSolver> {
+    fn findings(&self, prover: &mut Prover) -> Result<Vec<ProofFinding>, NoSolver> {
         let mut findings = Vec::new();
         let every: Vec<Number>;
         // against a schema without such requests, every permit is new
@@ -184,16 +184,16 @@ impl Compared<'_> {
         }
         for described in descriptions(self.new, self.env) {
             let (about, found) = match self.search(*described, added, prover)? {
-                Searched::Decisions(found) => (About::Decisions, found),
-                Searched::Forbids(found) => (About::Forbids, found),
+                Searched::Decisions(found) => (ProofSubject::Decisions, found),
+                Searched::Forbids(found) => (ProofSubject::Forbids, found),
             };
             let about = match (about, described) {
-                (About::Decisions, Described::No) => About::Undescribed,
+                (ProofSubject::Decisions, Described::No) => ProofSubject::Undescribed,
                 (about, _) => about,
             };
             if !matches!(found, SearchResult::Nothing) {
-                findings.push(Finding {
-                    kind: Kind::of(self.env),
+                findings.push(ProofFinding {
+                    kind: RequestKind::of(self.env),
                     about,
                     found,
                 });

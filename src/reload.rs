@@ -53,7 +53,7 @@ pub use self::emergency::EmergencyReload;
 pub use self::outcome::{Outcomes, ReloadOutcome, ReloadResult};
 use self::requests::ReloadRequest;
 pub use self::requests::{ReloadRequestError, ReloadRequests};
-use self::settled::{Settled, Unsettled};
+use self::settled::{ChangingPortal, PortalReading};
 use self::shadows::Shadows;
 use self::source::Source;
 use self::state::StateDir;
@@ -98,7 +98,7 @@ pub struct Reloader {
     /// The last reading. Does not count for the portals in `unsettled`.
     last: Option<Tree>,
     /// Portals whose files were still being written.
-    unsettled: BTreeMap<PortalSlug, Unsettled>,
+    unsettled: BTreeMap<PortalSlug, ChangingPortal>,
     /// Blocks readiness until the first bundle is loaded; `None` with folders.
     first_bundle: Option<Blocker>,
     /// Blocks readiness until the first revision of each portal in `policies.require`.
@@ -354,7 +354,7 @@ impl Reloader {
         let registry = self.gate.portals.load_full();
         for portal in &registry.portals {
             let slug = portal.slug();
-            let settled = Settled::of(before, &tree, slug);
+            let settled = PortalReading::of(before, &tree, slug);
             if !settled.is_complete() {
                 self.load_unsettled(portal, settled, &tree);
                 continue;
@@ -380,7 +380,7 @@ impl Reloader {
 
     /// Loads the settled part of a portal that is still being written: its candidate, if all of that is settled, and every
     /// emergency forbid that is. Reports what it changed, and every `UNSETTLED_MAX` rounds what keeps changing.
-    fn load_unsettled(&mut self, portal: &Arc<Portal>, settled: Settled, tree: &Tree) {
+    fn load_unsettled(&mut self, portal: &Arc<Portal>, settled: PortalReading, tree: &Tree) {
         let slug = portal.slug();
         let state = self.unsettled.entry(slug.clone()).or_default();
         state.rounds = state.rounds.saturating_add(1);

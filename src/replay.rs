@@ -22,4 +22,4 @@ pub use self::read::{LogReader, ReadProgress, Reading, RecordLocation, Totals, V
 use self::record::MatchedId;
 pub use self::record::{EventRecord, LogRecord};
 pub use self::shadows::{Disagreements, Selection};
-pub use self::usage::{Kind, Named, Usage};
+pub use self::usage::{NamedUse, Usage, UsedKind};

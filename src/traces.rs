@@ -20,7 +20,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, Config as SdkConfig, SamplingDecision, ShouldSample, SpanProcessor as _};
 
 use self::export::{Connection, Export, Transport, exporter_variable, variable};
-pub use self::span::{DecisionFacts, RequestSpan, SpanFacts, Step};
+pub use self::span::{DecisionFacts, RequestSpan, SpanFacts, SpanStep};
 use crate::http::request::{Sampling, Trace};
 
 /// Longest wait for the last spans when the process ends.

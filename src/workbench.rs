@@ -1,11 +1,11 @@
 //! The workbench: a web page over a policy tree, for the browser of the user who started it.
 //!
-//! Serves the page and the calls of its script on one loopback address, and writes the same page with its data into one file.
-//! The answers come from `cli::workbench`, which asks the functions of the commands; nothing here reads a policy.
+//! Serves the page and the calls of its script on one loopback address, and writes the same page with its data into one
+//! file. The answers come from `cli::workbench`, which asks the functions of the commands; nothing here reads a policy.
 //!
-//! SECURITY: a page of any other site runs in the same browser. `access` admits a request only with the cookie that the printed
-//! address sets, for this host and port, and from this origin. `answer` lets the page load nothing from elsewhere and run no
-//! script but its own.
+//! SECURITY: a page of any other site runs in the same browser. `access` admits a request only with the cookie that the
+//! printed address sets, for this host and port, and from this origin. `answer` lets the page load nothing from
+//! elsewhere and run no script but its own.
 
 mod access;
 mod answer;
@@ -28,8 +28,8 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 
-pub(crate) use self::access::Access;
-use self::access::Entry;
+use self::access::Admission;
+pub(crate) use self::access::PageAccess;
 use self::answer::Body;
 pub(crate) use self::page::{Datum, standalone};
 
@@ -55,18 +55,18 @@ pub(crate) struct Call {
 
 /// The reason why a call has no answer.
 #[derive(Debug)]
-pub(crate) struct Refused {
+pub(crate) struct CallRefusal {
     pub status: StatusCode,
     /// For the user.
     pub message: String,
 }
 
 /// Answers the calls, with JSON. Runs on a thread of its own for each call.
-pub(crate) type Api = Arc<dyn Fn(&Call) -> Result<Bytes, Refused> + Send + Sync>;
+pub(crate) type Api = Arc<dyn Fn(&Call) -> Result<Bytes, CallRefusal> + Send + Sync>;
 
 /// Everything that a request needs.
-pub(crate) struct Site {
-    pub access: Access,
+pub(crate) struct PageServer {
+    pub access: PageAccess,
     pub api: Api,
     /// The identity of the tree; a new one reaches every open page.
     pub tree: watch::Receiver<String>,
@@ -76,7 +76,7 @@ pub(crate) struct Site {
 
 /// A site with the bounds on its work.
 struct Served {
-    site: Site,
+    site: PageServer,
     calls: Arc<Semaphore>,
 }
 
@@ -100,13 +100,13 @@ impl Call {
     }
 
     /// A parameter that the call needs.
-    pub fn required(&self, name: &str) -> Result<&str, Refused> {
+    pub fn required(&self, name: &str) -> Result<&str, CallRefusal> {
         self.parameter(name)
-            .ok_or_else(|| Refused::invalid(format!("the parameter `{name}` is missing")))
+            .ok_or_else(|| CallRefusal::invalid(format!("the parameter `{name}` is missing")))
     }
 }
 
-impl Refused {
+impl CallRefusal {
     /// The call itself is wrong.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self {
@@ -124,14 +124,14 @@ impl Refused {
     }
 }
 
-impl From<String> for Refused {
+impl From<String> for CallRefusal {
     fn from(message: String) -> Self {
         Self::invalid(message)
     }
 }
 
 /// Serves until the process ends. The listener's address is that of `site.access`.
-pub(crate) async fn serve(listener: TcpListener, site: Site) -> std::io::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, site: PageServer) -> std::io::Result<()> {
     let served = Arc::new(Served {
         site,
         calls: Arc::new(Semaphore::new(CALLS_MAX)),
@@ -170,8 +170,8 @@ impl Served {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
         match self.site.access.admit(&head) {
-            Ok(Entry::Welcome(welcome)) => answer::welcome(&self.site.access, welcome),
-            Ok(Entry::Admitted) => match head.uri.path().strip_prefix(API) {
+            Ok(Admission::Welcome(welcome)) => answer::welcome(&self.site.access, welcome),
+            Ok(Admission::Admitted) => match head.uri.path().strip_prefix(API) {
                 Some("events") if head.method == Method::GET => events::answer(self.site.tree.clone()),
                 Some(name) => self.call(name, &head, body).await,
                 None => answer::asset(head.uri.path()),
@@ -200,8 +200,8 @@ impl Served {
         }
     }
 
-    async fn on_thread(&self, call: Call) -> Result<Bytes, Refused> {
-        let failed = |message: &str| Refused {
+    async fn on_thread(&self, call: Call) -> Result<Bytes, CallRefusal> {
+        let failed = |message: &str| CallRefusal {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             message: message.to_owned(),
         };
@@ -224,16 +224,16 @@ impl Served {
     }
 }
 
-async fn read(body: Incoming) -> Result<Value, Refused> {
+async fn read(body: Incoming) -> Result<Value, CallRefusal> {
     let bytes = tokio::time::timeout(READ_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
     match bytes {
         Ok(Ok(collected)) => serde_json::from_slice(&collected.to_bytes())
-            .map_err(|error| Refused::invalid(format!("the body is not JSON: {error}"))),
-        Ok(Err(_)) => Err(Refused {
+            .map_err(|error| CallRefusal::invalid(format!("the body is not JSON: {error}"))),
+        Ok(Err(_)) => Err(CallRefusal {
             status: StatusCode::PAYLOAD_TOO_LARGE,
             message: format!("the body is longer than {BODY_BYTES_MAX} bytes"),
         }),
-        Err(_) => Err(Refused {
+        Err(_) => Err(CallRefusal {
             status: StatusCode::REQUEST_TIMEOUT,
             message: "the body did not arrive in time".to_owned(),
         }),

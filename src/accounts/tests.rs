@@ -10,7 +10,7 @@ const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Hash of `password` that is cheap to check.
 const CHEAP: &str = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
 
-struct Lab {
+struct AccountsFixture {
     folder: tempfile::TempDir,
     accounts: Arc<Accounts>,
 }
@@ -23,7 +23,7 @@ fn config(folder: &std::path::Path, more: &str) -> Config {
     .unwrap()
 }
 
-fn lab_with(users: &str, more: &str) -> Result<Lab, AccountsError> {
+fn lab_with(users: &str, more: &str) -> Result<AccountsFixture, AccountsError> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("users.yaml"), users.replace("HASH", CHEAP)).unwrap();
     let config = config(folder.path(), more);
@@ -31,14 +31,14 @@ fn lab_with(users: &str, more: &str) -> Result<Lab, AccountsError> {
     let (audit, _writer) = crate::audit::start(&config.audit, &metrics).unwrap();
     let sessions = Sessions::new(&config, &metrics).unwrap();
     let accounts = Accounts::new(&config, &sessions, &audit, &metrics)?;
-    Ok(Lab { folder, accounts })
+    Ok(AccountsFixture { folder, accounts })
 }
 
-fn lab(users: &str) -> Lab {
+fn lab(users: &str) -> AccountsFixture {
     lab_with(users, "limits: { rate_login: { requests: 1000, per: 1s } }").unwrap()
 }
 
-impl Lab {
+impl AccountsFixture {
     async fn check(&self, name: &str, password: &str) -> Result<Account, CheckError> {
         self.check_from(name, password, HERE).await
     }
@@ -172,7 +172,7 @@ fn changed_file_takes_effect_and_a_bad_or_missing_one_does_not() {
     assert!(lab.reload().is_empty());
     lab.write("users:\n  alice: { password: \"HASH\", roles: [editor] }\n  bob: { password: \"HASH\" }\n");
     assert_eq!(lab.reload(), ["alice"]);
-    let roles = |lab: &Lab| lab.accounts.current("local", "alice").map(|a| a.claims["roles"][0].clone());
+    let roles = |lab: &AccountsFixture| lab.accounts.current("local", "alice").map(|a| a.claims["roles"][0].clone());
     assert_eq!(roles(&lab), Some(Value::from("editor")));
     lab.write("users:\n  alice: { pasword: x }\n");
     assert!(lab.reload().is_empty() && lab.reload().is_empty());

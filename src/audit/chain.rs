@@ -1,11 +1,11 @@
 //! The hash chain through the records of one run of the gate: its state, its checkpoints, its link to the run before.
 //!
-//! The writer thread chains lines when it writes them; the threads that decide know nothing of it. A chain begins with a
-//! `start` line, which names the last line of the chain before. The first line of every further file is a `continue` line with
-//! the place so far, so that each file can be verified alone. A checkpoint is signed; it proves every line before it. The `end`
-//! line is written when the gate ends in order (docs/decisions/0053).
+//! The writer thread chains lines when it writes them; the threads that decide know nothing of it. A chain begins with
+//! a `start` line, which names the last line of the chain before. The first line of every further file is a `continue`
+//! line with the place so far, so that each file can be verified alone. A checkpoint is signed; it proves every line
+//! before it. The `end` line is written when the gate ends in order (docs/decisions/0053).
 //!
-//! The caller keeps the `Tip` of the last line that reached the sink and starts from there again after a failure.
+//! The caller keeps the `ChainEnd` of the last line that reached the sink and starts from there again after a failure.
 
 pub mod link;
 
@@ -77,7 +77,7 @@ struct CheckpointRecord<'a> {
 
 /// The last line of the chain: where the next one is added.
 #[derive(Clone, Copy, Debug)]
-pub struct Tip {
+pub struct ChainEnd {
     /// Number of the next line.
     pub next: u64,
     pub hash: Hash,
@@ -97,7 +97,7 @@ pub struct Chain {
     /// The end of the chain of the run before.
     former: Option<PlaceText>,
     scratch: Vec<u8>,
-    pub tip: Tip,
+    pub tip: ChainEnd,
     /// The line that the next record must follow, not written yet.
     pub opening: Option<CheckpointEvent>,
     /// When the first line without a signature was written.
@@ -121,7 +121,7 @@ impl Chain {
             lost,
             former: file.and_then(|file| last_place(file).ok().flatten()),
             scratch: Vec::new(),
-            tip: Tip {
+            tip: ChainEnd {
                 next: 0,
                 hash: NO_HASH,
                 unsigned: 0,
@@ -145,19 +145,19 @@ impl Chain {
     }
 
     /// True if a checkpoint must follow the line at `tip`.
-    pub const fn is_full(&self, tip: &Tip) -> bool {
+    pub const fn is_full(&self, tip: &ChainEnd) -> bool {
         tip.unsigned >= self.records_max
     }
 
     /// Appends a record without its line break. Returns the tip behind it.
-    pub fn append(&mut self, tip: &Tip, record: &[u8], out: &mut Vec<u8>) -> Tip {
+    pub fn append(&mut self, tip: &ChainEnd, record: &[u8], out: &mut Vec<u8>) -> ChainEnd {
         let place = ChainPosition {
             id: self.id,
             seq: tip.next,
             before: &tip.hash,
         };
         let hash = link::append(out, record, &place, None, &mut self.scratch);
-        Tip {
+        ChainEnd {
             next: tip.next + 1,
             hash,
             unsigned: tip.unsigned.saturating_add(1),
@@ -165,7 +165,7 @@ impl Chain {
     }
 
     /// Appends a signed line. Returns the tip behind it.
-    pub fn append_checkpoint(&mut self, tip: &Tip, event: CheckpointEvent, out: &mut Vec<u8>) -> Tip {
+    pub fn append_checkpoint(&mut self, tip: &ChainEnd, event: CheckpointEvent, out: &mut Vec<u8>) -> ChainEnd {
         let previous = match event {
             CheckpointEvent::Start => self.former.clone(),
             CheckpointEvent::Continue => tip.next.checked_sub(1).map(|seq| PlaceText {
@@ -193,7 +193,7 @@ impl Chain {
             before: &tip.hash,
         };
         let hash = link::append(out, &record, &place, Some(&self.key), &mut self.scratch);
-        Tip {
+        ChainEnd {
             next: tip.next + 1,
             hash,
             unsigned: 0,
@@ -201,7 +201,7 @@ impl Chain {
     }
 
     /// The sink has every line up to this one.
-    pub fn set_tip(&mut self, tip: Tip) {
+    pub fn set_tip(&mut self, tip: ChainEnd) {
         self.unsigned_since = match tip.unsigned {
             0 => None,
             _ => self.unsigned_since.or_else(|| Some(Instant::now())),

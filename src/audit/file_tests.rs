@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::chain::Chain;
 use super::output::Output;
 use super::sink::Sink;
-use super::verify::{Finding, Kind, Report, Trust, verify};
+use super::verify::{ChainFinding, FindingKind, Report, Trust, verify};
 use super::*;
 use crate::base::ed25519::tests::{PRIVATE, PUBLIC};
 use crate::base::ed25519::{SigningKey, VerifyingKey};
@@ -117,12 +117,12 @@ fn numbers(text: &str) -> Vec<u64> {
     values.filter_map(|value| value["n"].as_u64()).collect()
 }
 
-fn damage(report: &Report) -> Vec<(Kind, u64)> {
+fn damage(report: &Report) -> Vec<(FindingKind, u64)> {
     let damage = report.findings.iter().filter(|finding| finding.kind.is_damage());
     damage.map(|finding| (finding.kind, finding.spot.line)).collect()
 }
 
-fn remarks(report: &Report) -> Vec<Kind> {
+fn remarks(report: &Report) -> Vec<FindingKind> {
     report.findings.iter().map(|finding| finding.kind).collect()
 }
 
@@ -244,7 +244,7 @@ fn half_line_of_a_crash_is_fenced_and_the_next_line_valid() {
         assert_eq!(numbers(&lines.join("\n")), [0, 1, 2, 3, 4]);
         if chained.is_some() {
             let report = log.verified();
-            assert_eq!(remarks(&report), [Kind::NotProven, Kind::Cut]);
+            assert_eq!(remarks(&report), [FindingKind::NotProven, FindingKind::Cut]);
             assert_eq!(report.chains.len(), 2);
             assert_eq!((report.chains[0].ended, report.chains[1].ended), (false, true));
         }
@@ -337,7 +337,7 @@ fn intact_log_is_proven_to_its_end() {
     write(&mut output, 0..10);
     drop(output);
     let report = log.verified();
-    assert_eq!((damage(&report), remarks(&report)), (vec![], vec![Kind::NotProven]));
+    assert_eq!((damage(&report), remarks(&report)), (vec![], vec![FindingKind::NotProven]));
     assert_eq!(report.chains[0].not_proven, 2);
 }
 
@@ -345,41 +345,61 @@ fn intact_log_is_proven_to_its_end() {
 #[test]
 fn every_kind_of_damage_is_found_and_placed() {
     type Change = fn(&mut Vec<String>);
-    type Case<'a> = (&'a str, Change, &'a [(Kind, u64)]);
+    type Case<'a> = (&'a str, Change, &'a [(FindingKind, u64)]);
     let cases: [Case<'_>; 14] = [
         (
             "changed",
             |lines| lines[7] = lines[7].replace("\"n\":5", "\"n\":7"),
-            &[(Kind::Changed, 8)],
+            &[(FindingKind::Changed, 8)],
         ),
-        ("removed", |lines| drop(lines.remove(7)), &[(Kind::Removed, 8)]),
-        ("several removed", |lines| drop(lines.drain(7..9)), &[(Kind::Removed, 8)]),
-        ("reordered", |lines| lines.swap(7, 8), &[(Kind::Reordered, 9)]),
+        ("removed", |lines| drop(lines.remove(7)), &[(FindingKind::Removed, 8)]),
+        (
+            "several removed",
+            |lines| drop(lines.drain(7..9)),
+            &[(FindingKind::Removed, 8)],
+        ),
+        ("reordered", |lines| lines.swap(7, 8), &[(FindingKind::Reordered, 9)]),
         (
             "duplicated",
             |lines| lines.insert(8, lines[7].clone()),
-            &[(Kind::Duplicated, 9)],
+            &[(FindingKind::Duplicated, 9)],
         ),
-        ("checkpoint removed", |lines| drop(lines.remove(5)), &[(Kind::Removed, 6)]),
+        (
+            "checkpoint removed",
+            |lines| drop(lines.remove(5)),
+            &[(FindingKind::Removed, 6)],
+        ),
         (
             "checkpoint changed",
             |lines| lines[5] = lines[5].replace("\"lost\":0", "\"lost\":1"),
-            &[(Kind::Changed, 6)],
+            &[(FindingKind::Changed, 6)],
         ),
-        ("beginning removed", |lines| drop(lines.remove(0)), &[(Kind::Removed, 1)]),
+        (
+            "beginning removed",
+            |lines| drop(lines.remove(0)),
+            &[(FindingKind::Removed, 1)],
+        ),
         (
             "line without a chain",
             |lines| lines.insert(7, record_line(7)),
-            &[(Kind::Unchained, 8)],
+            &[(FindingKind::Unchained, 8)],
         ),
         (
             "cut in the middle",
             |lines| lines[7] = "{\"ts\":\"2026\n".to_owned(),
-            &[(Kind::Unchained, 8), (Kind::Removed, 9)],
+            &[(FindingKind::Unchained, 8), (FindingKind::Removed, 9)],
         ),
         // the line behind a gap cannot be checked, and the finding says so
-        ("joined with the next", |lines| lines[7].truncate(20), &[(Kind::Removed, 8)]),
-        ("not JSON", |lines| lines.insert(7, "}\n".to_owned()), &[(Kind::Unchained, 8)]),
+        (
+            "joined with the next",
+            |lines| lines[7].truncate(20),
+            &[(FindingKind::Removed, 8)],
+        ),
+        (
+            "not JSON",
+            |lines| lines.insert(7, "}\n".to_owned()),
+            &[(FindingKind::Unchained, 8)],
+        ),
         (
             "signature of another",
             |lines| {
@@ -387,7 +407,7 @@ fn every_kind_of_damage_is_found_and_placed() {
                 let other = if lines[5][at..].starts_with('A') { "B" } else { "A" };
                 lines[5].replace_range(at..=at, other);
             },
-            &[(Kind::Signature, 6)],
+            &[(FindingKind::Signature, 6)],
         ),
         (
             "signature gone",
@@ -395,7 +415,7 @@ fn every_kind_of_damage_is_found_and_placed() {
                 let at = lines[5].find("\",\"key\":").unwrap();
                 lines[5].replace_range(at.., "\"}}\n");
             },
-            &[(Kind::Signature, 6)],
+            &[(FindingKind::Signature, 6)],
         ),
     ];
     for (name, change, wanted) in cases {
@@ -403,8 +423,8 @@ fn every_kind_of_damage_is_found_and_placed() {
         log.edit(change);
         let report = log.verified();
         assert_eq!(damage(&report), wanted, "{name}: {report:#?}");
-        if wanted[0].1 == 8 && wanted[0].0 != Kind::Unchained {
-            let Finding {
+        if wanted[0].1 == 8 && wanted[0].0 != FindingKind::Unchained {
+            let ChainFinding {
                 after_checkpoint: Some(after),
                 before_checkpoint: Some(before),
                 ..
@@ -424,13 +444,13 @@ fn every_kind_of_damage_is_found_and_placed() {
 fn end_that_was_cut_off_shows_by_what_is_not_proven() {
     let log = Log::of_ten();
     log.edit(|lines| drop(lines.drain(12..)));
-    assert_eq!(remarks(&log.verified()), [Kind::NotProven]);
+    assert_eq!(remarks(&log.verified()), [FindingKind::NotProven]);
     let log = Log::of_ten();
     log.edit(|lines| drop(lines.drain(11..)));
-    assert_eq!(remarks(&log.verified()), [Kind::NoEnd]);
+    assert_eq!(remarks(&log.verified()), [FindingKind::NoEnd]);
     let log = Log::of_ten();
     log.edit(|lines| lines[13].truncate(30));
-    assert_eq!(remarks(&log.verified()), [Kind::NotProven, Kind::Cut]);
+    assert_eq!(remarks(&log.verified()), [FindingKind::NotProven, FindingKind::Cut]);
 }
 
 /// An attacker without the key who computes all hashes anew.
@@ -456,7 +476,7 @@ fn forged_hashes_do_not_fit_the_next_signature() {
     });
     assert!(numbers(&log.text()).contains(&99));
     let report = log.verified();
-    assert_eq!(damage(&report), [(Kind::Changed, 11)]);
+    assert_eq!(damage(&report), [(FindingKind::Changed, 11)]);
     let finding = &report.findings[0];
     assert!(finding.message.contains("computed anew"), "{}", finding.message);
     assert_eq!(finding.after_checkpoint.as_ref().map(|spot| spot.line), Some(6));
@@ -474,10 +494,10 @@ fn next_chain_proves_the_end_of_the_one_before() {
     assert_eq!((report.chains.len(), damage(&report)), (2, vec![]));
     // the last record of the first run
     log.edit(|lines| drop(lines.remove(5)));
-    assert_eq!(damage(&log.verified()), [(Kind::Removed, 6)]);
+    assert_eq!(damage(&log.verified()), [(FindingKind::Removed, 6)]);
     log.edit(|lines| lines.insert(5, lines[4].replace("\"seq\":4", "\"seq\":6")));
-    let kinds: Vec<Kind> = damage(&log.verified()).into_iter().map(|(kind, _)| kind).collect();
-    assert!(kinds.contains(&Kind::Added), "{kinds:?}");
+    let kinds: Vec<FindingKind> = damage(&log.verified()).into_iter().map(|(kind, _)| kind).collect();
+    assert!(kinds.contains(&FindingKind::Added), "{kinds:?}");
 }
 
 #[test]
@@ -490,7 +510,7 @@ fn several_chains_in_one_file_are_told_apart() {
     assert_eq!((remarks(&report), report.chains.len()), (vec![], 2));
     one.edit(|lines| drop(lines.remove(9)));
     let report = one.verified();
-    assert_eq!(damage(&report), [(Kind::Removed, 11)]);
+    assert_eq!(damage(&report), [(FindingKind::Removed, 11)]);
     assert_eq!(report.findings[0].chain.unwrap().as_str(), report.chains[1].id);
 }
 
@@ -509,7 +529,7 @@ fn other_keys_prove_nothing_and_lines_before_the_chain_are_named() {
     assert!(report.chains[0].proven_to.is_none() && report.chains[0].not_proven == 14);
     assert_eq!(remarks(&verify(&log.files(), Trust::HashesOnly).unwrap()), []);
     log.edit(|lines| lines.insert(0, record_line(0)));
-    assert_eq!(remarks(&log.verified()), [Kind::NotCovered]);
+    assert_eq!(remarks(&log.verified()), [FindingKind::NotCovered]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use serde::ser::{SerializeStruct, Serializer};
 use uuid::Uuid;
 
 use super::mask::{Mask, Masked, MaskedPaths, MasksMore};
-use super::record::{AuditRecord, EntityRef, Event, HttpFacts, Latency, SCHEMA_VERSION, Timestamp};
+use super::record::{AuditRecord, EntityRef, Event, HttpRecord, Latency, SCHEMA_VERSION, Timestamp};
 use crate::base::clock;
 
 /// The line of any record that is not a decision.
@@ -171,7 +171,7 @@ fn append_outcome(record: &AuditRecord, out: &mut Vec<u8>) -> serde_json::Result
     Ok(())
 }
 
-fn append_http(http: &HttpFacts, out: &mut Vec<u8>) {
+fn append_http(http: &HttpRecord, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"method\":");
     append::text(out, http.method.as_str());
     out.extend_from_slice(b",\"path\":");

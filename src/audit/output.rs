@@ -1,14 +1,15 @@
 //! Lines into the sink, whole and in order: rotation, the chain, and what a failure leaves behind.
 //!
-//! A line that the sink took in part is completed before anything else is written, so the file has no broken line after a full
-//! disk. If another program replaced or truncated the file meanwhile, the whole line is written to the new one. A file that a
-//! crash left within a line gets a line break first. The chain's tip is that of the last line that the sink took.
+//! A line that the sink took in part is completed before anything else is written, so the file has no broken line after
+//! a full disk. If another program replaced or truncated the file meanwhile, the whole line is written to the new one.
+//! A file that a crash left within a line gets a line break first. The chain's tip is that of the last line that the
+//! sink took.
 
 use std::io;
 use std::time::Instant;
 
-use super::chain::{Chain, CheckpointEvent, Tip};
-use super::sink::{Found, Progress, Sink};
+use super::chain::{Chain, ChainEnd, CheckpointEvent};
+use super::sink::{Found, Sink, WriteProgress};
 
 /// Bytes that are chained and written at once.
 const CHAINED_BYTES: usize = 64 * 1024;
@@ -34,7 +35,7 @@ struct Unfinished {
     /// The whole record as it was queued; empty for a checkpoint, and for the line of a former process.
     record: Vec<u8>,
     /// The chain's tip before the line.
-    tip_before: Option<Tip>,
+    tip_before: Option<ChainEnd>,
 }
 
 /// Chained lines that were not written yet.
@@ -51,7 +52,7 @@ struct Mark {
     end: usize,
     /// In the text before it was chained.
     raw_end: usize,
-    tip: Tip,
+    tip: ChainEnd,
 }
 
 impl Output {
@@ -198,7 +199,7 @@ impl Output {
         if self.unfinished.rest.is_empty() {
             return Ok(());
         }
-        let Progress { bytes, result } = self.sink.write(&self.unfinished.rest);
+        let WriteProgress { bytes, result } = self.sink.write(&self.unfinished.rest);
         drop(self.unfinished.rest.drain(..bytes));
         result
     }
@@ -216,7 +217,7 @@ impl Output {
 
     /// Writes whole lines. Returns how many bytes of them need no further try.
     fn write_plain(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
-        let Progress { bytes, result } = self.sink.write(lines);
+        let WriteProgress { bytes, result } = self.sink.write(lines);
         let is_whole = bytes.checked_sub(1).is_none_or(|last| lines.get(last) == Some(&b'\n'));
         if is_whole {
             return (bytes, result);
@@ -241,10 +242,10 @@ impl Output {
         result
     }
 
-    /// Writes the chained lines, and moves the chain's tip to the last one of which the sink has at least a part. `lines` are
-    /// the same lines before they were chained; returns how many bytes of them need no further try.
+    /// Writes the chained lines, and moves the chain's tip to the last one of which the sink has at least a part.
+    /// `lines` are the same lines before they were chained; returns how many bytes of them need no further try.
     fn write_chained(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
-        let Progress { bytes, result } = self.sink.write(&self.chained.text);
+        let WriteProgress { bytes, result } = self.sink.write(&self.chained.text);
         let Some(chain) = &mut self.chain else { return (0, result) };
         let mut taken = 0;
         let mut start = 0;
@@ -274,7 +275,7 @@ impl Chained {
         self.marks.clear();
     }
 
-    fn mark(&mut self, raw_end: usize, tip: Tip) {
+    fn mark(&mut self, raw_end: usize, tip: ChainEnd) {
         let end = self.text.len();
         self.marks.push(Mark { end, raw_end, tip });
     }

@@ -1,8 +1,10 @@
-//! The queue of finished lines between the threads that decide and the writer thread: one buffer of text, bounded by records.
+//! The queue of finished lines between the threads that decide and the writer thread: one buffer of text, bounded by
+//! records.
 //!
-//! Senders append a whole line under the lock, and the writer takes the whole buffer and leaves an empty one. A sender never
-//! waits for the sink, and wakes the writer only if it sleeps. A line counts until the sink has it, so no more than the
-//! configured number of records is ever in memory. A reservation counts as a line and is always accepted later.
+//! Senders append a whole line under the lock, and the writer takes the whole buffer and leaves an empty one. A sender
+//! never waits for the sink, and wakes the writer only if it waits. A line counts until the sink has it, so no more
+//! than the configured number of records is ever in memory. A reservation counts as a line and is always accepted
+//! later.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +18,7 @@ const KEPT_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
-    /// Signalled when the writer sleeps and there is a line for it, or the queue is closed.
+    /// Signalled when the writer waits and there is a line for it, or the queue is closed.
     wake: Condvar,
     /// Most records: those that wait, those being written, and reservations.
     records_max: usize,
@@ -50,7 +52,7 @@ pub(super) struct Batch {
 
 /// What the writer took.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Taken {
+pub(super) enum TakenLines {
     Lines,
     /// The deadline is over.
     Nothing,
@@ -104,7 +106,7 @@ impl Queue {
     }
 
     /// Waits until there are lines or the deadline is over, and exchanges the lines for the empty `batch`.
-    pub fn take(&self, batch: &mut Batch, deadline: Option<Instant>) -> Taken {
+    pub fn take(&self, batch: &mut Batch, deadline: Option<Instant>) -> TakenLines {
         let mut waiting = self.waiting.lock();
         let mut is_over = false;
         while waiting.lines == 0 && !waiting.closed && !is_over {
@@ -116,7 +118,11 @@ impl Queue {
         }
         waiting.writer_sleeps = false;
         if waiting.lines == 0 {
-            return if waiting.closed { Taken::Closed } else { Taken::Nothing };
+            return if waiting.closed {
+                TakenLines::Closed
+            } else {
+                TakenLines::Nothing
+            };
         }
         if batch.text.capacity() > KEPT_BYTES {
             batch.text = Vec::new();
@@ -124,7 +130,7 @@ impl Queue {
         std::mem::swap(&mut waiting.text, &mut batch.text);
         batch.lines = std::mem::take(&mut waiting.lines);
         waiting.taken = batch.lines;
-        Taken::Lines
+        TakenLines::Lines
     }
 
     /// Frees the places of the lines that the writer took.
@@ -163,7 +169,7 @@ mod tests {
 
     fn taken(queue: &Queue, batch: &mut Batch) -> String {
         batch.text.clear();
-        assert_eq!(queue.take(batch, None), Taken::Lines);
+        assert_eq!(queue.take(batch, None), TakenLines::Lines);
         String::from_utf8(batch.text.clone()).unwrap()
     }
 
@@ -176,14 +182,14 @@ mod tests {
         queue.push(b"3\n").unwrap_err();
         assert_eq!((taken(&queue, &mut batch).as_str(), batch.lines), ("1\n2\n", 2));
         batch.text.clear();
-        assert_eq!(queue.take(&mut batch, Some(Instant::now())), Taken::Nothing);
+        assert_eq!(queue.take(&mut batch, Some(Instant::now())), TakenLines::Nothing);
         queue.push(b"3\n").unwrap_err();
         queue.done();
         queue.push(b"3\n").unwrap();
         queue.close();
         assert_eq!((taken(&queue, &mut batch).as_str(), batch.lines), ("3\n", 1));
         batch.text.clear();
-        assert_eq!(queue.take(&mut batch, None), Taken::Closed);
+        assert_eq!(queue.take(&mut batch, None), TakenLines::Closed);
     }
 
     #[test]
@@ -209,7 +215,7 @@ mod tests {
             move || {
                 let mut batch = Batch::default();
                 let mut lines = 0;
-                while queue.take(&mut batch, None) == Taken::Lines {
+                while queue.take(&mut batch, None) == TakenLines::Lines {
                     lines += batch.lines;
                     batch.text.clear();
                     queue.done();

@@ -1,7 +1,7 @@
 //! The newest records in memory, so that a running gate can explain a decision by its id.
 //!
-//! The writer thread adds what it writes, in batches; no request waits for it. The oldest batches go when the bytes exceed
-//! `audit.recent_bytes`. The lines are masked like those of the sink.
+//! The writer thread adds what it writes, in batches; no request waits for it. The oldest batches go when the bytes
+//! exceed `audit.recent_bytes`. The lines are masked like those of the sink.
 
 use std::collections::VecDeque;
 
@@ -10,11 +10,11 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 pub(super) struct Recent {
     bytes_max: usize,
-    kept: Mutex<Kept>,
+    kept: Mutex<RecentRecord>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct RecentRecord {
     batches: VecDeque<Box<[u8]>>,
     bytes: usize,
 }

@@ -79,7 +79,7 @@ pub struct AuditRecord {
     pub shadow: Option<Shadow>,
     /// The credential that was refused.
     pub refused: Option<Box<RefusedRecord>>,
-    pub http: Option<HttpFacts>,
+    pub http: Option<HttpRecord>,
     /// Key of the limit that refused the request, or that the app exceeded.
     pub limit: Option<&'static str>,
     pub latency_us: Latency,
@@ -158,7 +158,7 @@ pub struct Shadow {
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct HttpFacts {
+pub struct HttpRecord {
     #[serde(serialize_with = "method")]
     pub method: http::Method,
     pub path: String,
@@ -316,11 +316,11 @@ impl CallerRecord {
             who: Box::default(),
             by: Box::default(),
         };
-        caller.who = members(&Who {
+        caller.who = members(&PrincipalMembers {
             principal: &caller.principal,
             roles: &caller.roles,
         });
-        caller.by = members(&By {
+        caller.by = members(&TokenMember {
             token: caller.token.as_ref().map(TokenRecord::of),
         });
         caller
@@ -328,13 +328,13 @@ impl CallerRecord {
 }
 
 #[derive(Serialize)]
-struct Who<'a> {
+struct PrincipalMembers<'a> {
     principal: &'a EntityRef,
     roles: &'a [String],
 }
 
 #[derive(Serialize)]
-struct By<'a> {
+struct TokenMember<'a> {
     token: Option<TokenRecord<'a>>,
 }
 

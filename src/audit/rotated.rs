@@ -1,7 +1,8 @@
 //! Rotated files: their names, and the thread that compresses them and deletes the oldest.
 //!
-//! `decisions.jsonl` becomes `decisions-00000007-20261129T184900Z.jsonl`, and `….jsonl.gz` once it is compressed. The number
-//! grows with every rotation, so the names sort in the order in which the files were written, also when the clock was set back.
+//! `decisions.jsonl` becomes `decisions-00000007-20261129T184900Z.jsonl`, and `….jsonl.gz` once it is compressed. The
+//! number grows with every rotation, so the names sort in the order in which the files were written, also when the
+//! clock was set back.
 //!
 //! The thread works on what it finds in the folder, so a sweep that was cut short, or a process that was killed, leaves
 //! nothing behind that the next sweep does not finish. It never touches the file that is being written.
@@ -33,7 +34,7 @@ const PART_SUFFIX: &str = ".gz.part";
 pub(super) struct Sweeper(SyncSender<PathBuf>);
 
 /// The names of one file's rotated files.
-struct Names<'a> {
+struct RotatedNames<'a> {
     folder: &'a Path,
     stem: String,
     /// With its dot; empty if the file has none.
@@ -44,18 +45,18 @@ struct Names<'a> {
 struct Rotated {
     number: u64,
     path: PathBuf,
-    kind: Kind,
+    kind: RotatedKind,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
+enum RotatedKind {
     Plain,
     Gzip,
     /// Left by a process that ended while it compressed.
     Part,
 }
 
-impl<'a> Names<'a> {
+impl<'a> RotatedNames<'a> {
     fn of(path: &'a Path) -> Option<Self> {
         let text = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned());
         Some(Self {
@@ -74,7 +75,7 @@ impl<'a> Names<'a> {
     }
 
     /// The number and kind of a rotated file's name; `None` for the name of another file.
-    fn parse(&self, name: &str) -> Option<(u64, Kind)> {
+    fn parse(&self, name: &str) -> Option<(u64, RotatedKind)> {
         let part = name.strip_prefix('.').filter(|rest| rest.ends_with(PART_SUFFIX));
         let rest = part.unwrap_or(name).strip_prefix(&self.stem)?.strip_prefix('-')?;
         let (number, rest) = rest.split_once('-')?;
@@ -82,9 +83,9 @@ impl<'a> Names<'a> {
         let (time, rest) = rest.split_at_checked("20261129T184900Z".len())?;
         let is_time = time.ends_with('Z') && time.bytes().all(|b| b.is_ascii_digit() || b == b'T' || b == b'Z');
         let kind = match rest.strip_prefix(&*self.extension)? {
-            "" => Kind::Plain,
-            GZIP_SUFFIX => Kind::Gzip,
-            PART_SUFFIX if part.is_some() => Kind::Part,
+            "" => RotatedKind::Plain,
+            GZIP_SUFFIX => RotatedKind::Gzip,
+            PART_SUFFIX if part.is_some() => RotatedKind::Part,
             _other => return None,
         };
         Some((number.parse().ok().filter(|_| is_number && is_time)?, kind))
@@ -109,23 +110,24 @@ impl<'a> Names<'a> {
 /// The file and its rotated files that are there, compressed ones as well.
 pub fn written_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     let path = fs::canonicalize(path)?;
-    let names = Names::of(&path).ok_or(io::ErrorKind::InvalidFilename)?;
-    let rotated = names.list()?.into_iter().filter(|rotated| rotated.kind != Kind::Part);
+    let names = RotatedNames::of(&path).ok_or(io::ErrorKind::InvalidFilename)?;
+    let rotated = names.list()?.into_iter().filter(|rotated| rotated.kind != RotatedKind::Part);
     Ok(rotated.map(|rotated| rotated.path).chain([path.clone()]).collect())
 }
 
-/// Gives the file another name, the next one of its rotated files. Returns the file that `path` named: behind a symbolic link
-/// the rotated files lie beside the link's target.
+/// Gives the file another name, the next one of its rotated files. Returns the file that `path` named: behind a
+/// symbolic link the rotated files lie beside the link's target.
 pub(super) fn rename(path: &Path) -> io::Result<PathBuf> {
     let path = fs::canonicalize(path)?;
-    let names = Names::of(&path).ok_or(io::ErrorKind::InvalidFilename)?;
+    let names = RotatedNames::of(&path).ok_or(io::ErrorKind::InvalidFilename)?;
     let newest = names.list()?.last().map_or(0, |rotated| rotated.number);
     fs::rename(&path, names.name(newest + 1, clock::now()))?;
     Ok(path)
 }
 
 impl Sweeper {
-    /// Starts the thread; it ends when the sweeper is dropped. `None`: there is nothing to compress and nothing to delete.
+    /// Starts the thread; it ends when the sweeper is dropped. `None`: there is nothing to compress and nothing to
+    /// delete.
     pub fn start(rotate: &Rotate, path: &Path, errors: IntCounterVec) -> io::Result<Option<Self>> {
         if rotate.compress == Compress::None && rotate.keep.is_none() {
             return Ok(None);
@@ -172,9 +174,9 @@ struct SweepError {
 fn sweep(rotate: &Rotate, path: &Path) -> Result<(), SweepError> {
     let failed = |operation| move |source| SweepError { operation, source };
     let path = fs::canonicalize(path).unwrap_or_else(|_absent| path.to_owned());
-    let Some(names) = Names::of(&path) else { return Ok(()) };
+    let Some(names) = RotatedNames::of(&path) else { return Ok(()) };
     let mut rotated = names.list().map_err(failed("delete"))?;
-    for part in rotated.extract_if(.., |rotated| rotated.kind == Kind::Part) {
+    for part in rotated.extract_if(.., |rotated| rotated.kind == RotatedKind::Part) {
         fs::remove_file(part.path).map_err(failed("delete"))?;
     }
     // a number counts once, also while its compressed file is new and the plain one not deleted yet
@@ -186,7 +188,7 @@ fn sweep(rotate: &Rotate, path: &Path) -> Result<(), SweepError> {
         fs::remove_file(old.path).map_err(failed("delete"))?;
     }
     if rotate.compress == Compress::Gzip {
-        for plain in rotated.iter().filter(|rotated| rotated.kind == Kind::Plain) {
+        for plain in rotated.iter().filter(|rotated| rotated.kind == RotatedKind::Plain) {
             compress(&plain.path).map_err(failed("compress"))?;
         }
     }

@@ -98,7 +98,7 @@ mod tests {
     use cedargate_policy::types::Door;
     use uuid::Uuid;
 
-    use super::super::record::HttpFacts;
+    use super::super::record::HttpRecord;
     use super::*;
 
     fn allow(json: serde_json::Value) -> AuditAllow {
@@ -108,7 +108,7 @@ mod tests {
     fn record(portal: &str, method: &str, route: Option<&str>) -> AuditRecord {
         let mut record = AuditRecord::new(Uuid::now_v7(), Door::Proxy);
         record.portal = Some(portal.into());
-        record.http = Some(HttpFacts {
+        record.http = Some(HttpRecord {
             method: method.parse().unwrap(),
             path: "/x".to_owned(),
             route: route.map(Into::into),

@@ -59,7 +59,7 @@ pub(super) enum Found {
 
 /// How far a write came.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct WriteProgress {
     pub bytes: usize,
     pub result: io::Result<()>,
 }
@@ -73,7 +73,7 @@ impl Sink {
     }
 
     /// Writes as much of the bytes as the sink takes.
-    pub fn write(&mut self, bytes: &[u8]) -> Progress {
+    pub fn write(&mut self, bytes: &[u8]) -> WriteProgress {
         match self {
             Self::Stdout => {
                 let mut out = io::stdout().lock();
@@ -162,7 +162,7 @@ impl FileSink {
         self.learn()
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Progress {
+    fn write(&mut self, bytes: &[u8]) -> WriteProgress {
         let progress = write_all(&mut self.file, bytes);
         if self.is_regular {
             self.length += progress.bytes as u64;
@@ -269,7 +269,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(FILE_MODE).open(path)
 }
 
-fn write_all(to: &mut impl Write, bytes: &[u8]) -> Progress {
+fn write_all(to: &mut impl Write, bytes: &[u8]) -> WriteProgress {
     let mut written = 0;
     let mut result = Ok(());
     while result.is_ok()
@@ -282,5 +282,5 @@ fn write_all(to: &mut impl Write, bytes: &[u8]) -> Progress {
             Err(error) => result = Err(error),
         }
     }
-    Progress { bytes: written, result }
+    WriteProgress { bytes: written, result }
 }

@@ -75,7 +75,7 @@ fn full_record() -> AuditRecord {
             revision: "4".into(),
             decision: "deny",
         }),
-        http: Some(HttpFacts {
+        http: Some(HttpRecord {
             method: http::Method::GET,
             path: "/".to_owned(),
             client: None,
@@ -112,7 +112,7 @@ fn other(event: &Event, mask: &[&str]) -> Value {
 fn reasons(audit: &Audit) -> Vec<String> {
     audit.0.queue.push(b"{}\n").unwrap();
     let mut batch = Batch::default();
-    assert_eq!(audit.0.queue.take(&mut batch, None), queue::Taken::Lines);
+    assert_eq!(audit.0.queue.take(&mut batch, None), queue::TakenLines::Lines);
     audit.0.queue.done();
     let text = String::from_utf8(batch.text).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -379,7 +379,7 @@ fn caller() -> impl Strategy<Value = CallerRecord> {
         .prop_map(|(principal, tenant, roles, token)| CallerRecord::of(principal, tenant.as_deref(), &roles, token.as_ref()))
 }
 
-fn http_facts() -> impl Strategy<Value = HttpFacts> {
+fn http_facts() -> impl Strategy<Value = HttpRecord> {
     let client = prop::option::of(any::<std::net::IpAddr>());
     (
         any::<String>(),
@@ -387,7 +387,7 @@ fn http_facts() -> impl Strategy<Value = HttpFacts> {
         client,
         prop::option::of(any::<u16>()),
     )
-        .prop_map(|(path, route, client, status)| HttpFacts {
+        .prop_map(|(path, route, client, status)| HttpRecord {
             method: http::Method::PATCH,
             path,
             route: route.map(Arc::from),

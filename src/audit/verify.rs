@@ -1,8 +1,8 @@
 //! `cedargate audit verify`: follows the chains of decision-log files and places what does not fit.
 //!
-//! Files are read line by line; memory does not grow with them. One `Follower` follows one chain, because the lines of several
-//! replicas may be in one file. A finding names the line, and the checkpoints around it. What no checkpoint covers is reported
-//! as not proven, not as intact (docs/audit.md).
+//! Files are read line by line; memory does not grow with them. One `Follower` follows one chain, because the lines of
+//! several replicas may be in one file. A finding names the line, and the checkpoints around it. What no checkpoint
+//! covers is reported as not proven, not as intact (docs/audit.md).
 
 mod follow;
 
@@ -26,7 +26,7 @@ const FINDINGS_MAX: usize = 1000;
 
 /// The kind of a finding, as its rule names it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub enum FindingKind {
     /// A line's content does not have the hash that it claims.
     Changed,
     /// Lines of a chain are not there.
@@ -57,22 +57,22 @@ pub enum Kind {
 
 /// The place of a line.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Spot {
+pub struct LineLocation {
     pub file: String,
     /// From 1.
     pub line: u64,
 }
 
 #[derive(Clone, Debug)]
-pub struct Finding {
-    pub kind: Kind,
-    pub spot: Spot,
+pub struct ChainFinding {
+    pub kind: FindingKind,
+    pub spot: LineLocation,
     pub chain: Option<ChainId>,
     pub message: String,
     /// The last checkpoint before the place.
-    pub after_checkpoint: Option<Spot>,
+    pub after_checkpoint: Option<LineLocation>,
     /// The first one behind it.
-    pub before_checkpoint: Option<Spot>,
+    pub before_checkpoint: Option<LineLocation>,
 }
 
 /// What is known of one chain.
@@ -80,12 +80,12 @@ pub struct Finding {
 pub struct ChainReport {
     pub id: String,
     pub replica: Option<String>,
-    pub first: Spot,
-    pub last: Spot,
+    pub first: LineLocation,
+    pub last: LineLocation,
     pub lines: u64,
     pub checkpoints: u64,
     /// The last line that a checkpoint proves.
-    pub proven_to: Option<Spot>,
+    pub proven_to: Option<LineLocation>,
     pub not_proven: u64,
     pub ended: bool,
     /// Records that the gate says it lost.
@@ -96,7 +96,7 @@ pub struct ChainReport {
 #[derive(Debug, Default)]
 pub struct Report {
     /// In the order of their places.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<ChainFinding>,
     /// Findings beyond the most that are kept.
     pub findings_left_out: u64,
     pub chains: Vec<ChainReport>,
@@ -122,7 +122,7 @@ struct Checkpoint {
     lost: u64,
 }
 
-impl Kind {
+impl FindingKind {
     pub const fn rule(self) -> &'static str {
         match self {
             Self::Changed => "audit-changed",
@@ -185,14 +185,14 @@ struct Verifier<'a> {
     followers: BTreeMap<ChainId, Follower>,
     /// Chains in the order in which they begin.
     order: Vec<ChainId>,
-    findings: Vec<Finding>,
+    findings: Vec<ChainFinding>,
     findings_left_out: u64,
     /// The first line without a chain before every chain, and their number.
-    not_covered: Option<(Spot, u64)>,
+    not_covered: Option<(LineLocation, u64)>,
     /// The same for a run of lines among chained ones.
-    unchained: Option<(Spot, u64)>,
+    unchained: Option<(LineLocation, u64)>,
     /// A line that is not JSON, until the next line tells whether a crash explains it.
-    cut: Option<Spot>,
+    cut: Option<LineLocation>,
     files: Vec<String>,
     lines: u64,
 }
@@ -205,7 +205,7 @@ impl Verifier<'_> {
         while let Some(line) = lines.next()? {
             number += 1;
             self.lines += 1;
-            let spot = Spot {
+            let spot = LineLocation {
                 file: name.clone(),
                 line: number,
             };
@@ -213,7 +213,7 @@ impl Verifier<'_> {
         }
         if let Some(spot) = self.cut.take() {
             self.add(
-                Kind::Cut,
+                FindingKind::Cut,
                 spot,
                 "the line is cut off at the end of the file; its record is not complete",
             );
@@ -223,7 +223,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn line(&mut self, line: &Line<'_>, spot: Spot) {
+    fn line(&mut self, line: &Line<'_>, spot: LineLocation) {
         let link = if line.is_too_long || !line.is_whole {
             None
         } else {
@@ -238,12 +238,12 @@ impl Verifier<'_> {
         if let Some(cut) = self.cut.take() {
             let (kind, message) = if begins_chain {
                 (
-                    Kind::Cut,
+                    FindingKind::Cut,
                     "the line is cut off, as by a crash; the gate started again behind it",
                 )
             } else {
                 (
-                    Kind::Unchained,
+                    FindingKind::Unchained,
                     "the line is not a record, and no start of the gate behind it explains a crash",
                 )
             };
@@ -253,7 +253,7 @@ impl Verifier<'_> {
         if !self.followers.contains_key(&link.id) {
             if self.followers.len() >= CHAINS_MAX {
                 let message = format!("more than {CHAINS_MAX} chains; verify fewer files at once");
-                self.add(Kind::Unchained, spot, &message);
+                self.add(FindingKind::Unchained, spot, &message);
                 return;
             }
             self.order.push(link.id);
@@ -270,7 +270,7 @@ impl Verifier<'_> {
         }
     }
 
-    fn unchained_line(&mut self, line: &Line<'_>, spot: Spot) {
+    fn unchained_line(&mut self, line: &Line<'_>, spot: LineLocation) {
         let is_json = line.is_whole && serde_json::from_slice::<serde::de::IgnoredAny>(line.bytes).is_ok();
         if self.followers.is_empty() && is_json {
             let (_, count) = self.not_covered.get_or_insert((spot, 0));
@@ -289,12 +289,12 @@ impl Verifier<'_> {
                 "{} here without a place in a chain",
                 counted(count, "line stands", "lines stand")
             );
-            self.add(Kind::Unchained, spot, &message);
+            self.add(FindingKind::Unchained, spot, &message);
         }
     }
 
-    fn add(&mut self, kind: Kind, spot: Spot, message: &str) {
-        self.keep(Finding {
+    fn add(&mut self, kind: FindingKind, spot: LineLocation, message: &str) {
+        self.keep(ChainFinding {
             kind,
             spot,
             chain: None,
@@ -304,7 +304,7 @@ impl Verifier<'_> {
         });
     }
 
-    fn keep(&mut self, finding: Finding) {
+    fn keep(&mut self, finding: ChainFinding) {
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(finding);
         } else {
@@ -318,7 +318,7 @@ impl Verifier<'_> {
                 "{} before the first chain and not covered",
                 counted(count, "line is", "lines are")
             );
-            self.add(Kind::NotCovered, spot, &message);
+            self.add(FindingKind::NotCovered, spot, &message);
         }
         let mut found = Vec::new();
         for id in &self.order {
@@ -334,7 +334,7 @@ impl Verifier<'_> {
         for finding in found {
             self.keep(finding);
         }
-        let place = |spot: &Spot| (self.files.iter().position(|file| *file == spot.file), spot.line);
+        let place = |spot: &LineLocation| (self.files.iter().position(|file| *file == spot.file), spot.line);
         self.findings.sort_by_key(|finding| place(&finding.spot));
         let followers = self.order.iter().filter_map(|id| self.followers.get(id));
         Report {

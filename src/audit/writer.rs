@@ -1,12 +1,14 @@
 //! The writer thread: writes the lines of the queue to the sink.
 //!
-//! This thread is the queue's only reader. It takes all queued lines as one batch and writes the batch at once, then lets lines
-//! gather for `GATHER_TIME`. A line after a quiet moment is written immediately. Between batches it does what is due by time.
+//! This thread is the queue's only reader. It takes all queued lines as one batch and writes the batch at once, then
+//! lets lines gather for `GATHER_TIME`. A line after a quiet moment is written immediately. Between batches it does
+//! what is due by time.
 //!
-//! A batch that the sink does not take, whole or in part, is dropped and counted, and the gate goes on. With `on_full: deny`
-//! the writer keeps the rest of the batch instead and tries again every `RETRY_TIME`; until then the gate admits no request
-//! (`Audit::admit`). The log says once that the sink fails and once that it works again. `close` ends the thread behind the
-//! last queued line, so every accepted record is written, unless the sink blocks longer than `CLOSE_TIMEOUT`.
+//! A batch that the sink does not take, whole or in part, is dropped and counted, and the gate goes on. With `on_full:
+//! deny` the writer keeps the rest of the batch instead and tries again every `RETRY_TIME`; until then the gate admits
+//! no request (`Audit::admit`). The log says once that the sink fails and once that it works again. `close` ends the
+//! thread behind the last queued line, so every accepted record is written, unless the sink blocks longer than
+//! `CLOSE_TIMEOUT`.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -22,7 +24,7 @@ use prometheus::{IntCounter, IntCounterVec};
 use super::Shared;
 use super::chain::{self, Chain, ChainKeyError};
 use super::output::Output;
-use super::queue::{Batch, Taken};
+use super::queue::{Batch, TakenLines};
 use super::sink::{Sink, open};
 use crate::base::metrics::Metrics;
 use crate::config::{self, AuditSink, FileSink, OnFull};
@@ -114,8 +116,8 @@ impl AuditWriter {
         Ok(Self { shared, thread })
     }
 
-    /// Writes every record queued so far, then ends the thread. Call it after the workers ended. Returns without the last
-    /// records if the sink blocks longer than `CLOSE_TIMEOUT`.
+    /// Writes every record queued so far, then ends the thread. Call it after the workers ended. Returns without the
+    /// last records if the sink blocks longer than `CLOSE_TIMEOUT`.
     pub fn close(self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         self.shared.queue.close();
@@ -130,8 +132,9 @@ impl AuditWriter {
     }
 }
 
-/// Fails if the decision log could not be written to this file. Never creates the file, because a gate that starts at the same
-/// time may have begun to write it; tries a neighbour instead. A pipe passes: opening it would wait for its reader.
+/// Fails if the decision log could not be written to this file. Never creates the file, because a gate that starts at
+/// the same time may have begun to write it; tries a neighbour instead. A pipe passes: opening it would wait for its
+/// reader.
 pub fn check_file(sink: &FileSink) -> io::Result<()> {
     let path = sink.file.as_path();
     match std::fs::metadata(path) {
@@ -162,7 +165,7 @@ impl Writer {
             let deadline = self.output.deadline();
             let deadline = deadline.map(|at| self.failing.map_or(at, |failing| at.max(failing.retry_at)));
             match self.shared.queue.take(&mut batch, deadline) {
-                Taken::Lines => {
+                TakenLines::Lines => {
                     self.write(&mut batch);
                     self.shared.queue.done();
                     std::thread::park_timeout(GATHER_TIME);
@@ -170,8 +173,8 @@ impl Writer {
                         self.attend();
                     }
                 }
-                Taken::Nothing => self.attend(),
-                Taken::Closed => break,
+                TakenLines::Nothing => self.attend(),
+                TakenLines::Closed => break,
             }
         }
         let finished = self.output.finish();

@@ -1,13 +1,13 @@
 //! Checks a DPoP proof (RFC 9449): the sender of a request shows that it holds the key that its token is bound to.
 //!
-//! `read` checks everything that the proof says by itself: its form, its signature by the key that it brings, method, URL, token.
-//! Its key then is the sender's `Possession`, with which the token is verified. `ProofLog::accept` comes last: the issuer's
-//! bounds of time, the nonce, and that no proof counts twice. A proof is thus remembered only for a token that is valid, so that
-//! senders without one cannot fill the log.
+//! `read` checks everything that the proof says by itself: its form, its signature by the key that it brings, method,
+//! URL, token. Its key then is the sender's `Possession`, with which the token is verified. `ProofLog::accept` comes
+//! last: the issuer's bounds of time, the nonce, and that no proof counts twice. A proof is thus remembered only for a
+//! token that is valid, so that senders without one cannot fill the log.
 //!
-//! The log is of this process. Where replicas share a store, the caller of `accept` asks the store, too, whether a proof counts
-//! first, and nonces carry the tag of a key that all replicas have. Without a shared store, a nonce is valid in the process that
-//! made it alone, so with `dpop.nonce` a proof counts once among all replicas.
+//! The log is of this process. Where replicas share a store, the caller of `accept` asks the store, too, whether a
+//! proof counts first, and nonces carry the tag of a key that all replicas have. Without a shared store, a nonce is
+//! valid in the process that made it alone, so with `dpop.nonce` a proof counts once among all replicas.
 
 use std::time::Duration;
 
@@ -60,8 +60,8 @@ pub struct DpopProof {
     pub id: [u8; 32],
 }
 
-/// The keys of nonces: the first one makes them, each of them checks. `Shared` by all replicas, which then share a store of the
-/// proofs that counted, too.
+/// The keys of nonces: the first one makes them, each of them checks. `Shared` by all replicas, which then share a
+/// store of the proofs that counted, too.
 pub enum NonceKeys {
     OfThisProcess,
     Shared(Vec<hmac::Key>),
@@ -74,10 +74,10 @@ pub struct AcceptedProof {
     pub next_nonce: Option<String>,
 }
 
-/// The proofs that counted, in two sets of one span of time each: an entry stays for at least one span, and no entry is looked
-/// at to be removed.
+/// The proofs that counted, in two sets of one span of time each: an entry stays for at least one span, and no entry is
+/// looked at to be removed.
 pub struct ProofLog {
-    seen: Mutex<Seen>,
+    seen: Mutex<SeenProofs>,
     /// `limits.dpop_proofs`.
     proofs_max: usize,
     /// Seconds for which a proof could count again.
@@ -105,7 +105,7 @@ impl From<TokenError> for ProofError {
     }
 }
 
-struct Seen {
+struct SeenProofs {
     current: FxHashSet<[u8; 32]>,
     before: FxHashSet<[u8; 32]>,
     /// Unix second at which `current` began.
@@ -165,7 +165,7 @@ impl ProofLog {
         let mut secret = [0; 32];
         rand::fill(&mut secret).map_err(|_unspecified| AuthnError::Randomness)?;
         Ok(Self {
-            seen: Mutex::new(Seen {
+            seen: Mutex::new(SeenProofs {
                 current: FxHashSet::default(),
                 before: FxHashSet::default(),
                 since: unix_seconds(),
@@ -182,7 +182,8 @@ impl ProofLog {
         Duration::from_secs(self.span.unsigned_abs())
     }
 
-    /// Lets a proof count, once in this process, for an issuer with these settings. The token was verified with the proof's key.
+    /// Lets a proof count, once in this process, for an issuer with these settings. The token was verified with the
+    /// proof's key.
     ///
     /// # Errors
     /// The proof is too old or from the future, has no fresh nonce, or counted before; or the log is full.
@@ -247,7 +248,7 @@ fn age_of_nonce(text: &str, keys: &[hmac::Key], now: i64) -> Option<i64> {
     (age >= -AHEAD && keys.iter().any(is_made_with)).then_some(age)
 }
 
-impl Seen {
+impl SeenProofs {
     /// Forgets the proofs of the span before the last one.
     fn turn(&mut self, now: i64, span: i64) {
         let age = now.saturating_sub(self.since);

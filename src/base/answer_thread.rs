@@ -1,8 +1,8 @@
 //! A thread that answers questions one after the other, for work that is too slow for a worker.
 //!
-//! The asker waits without blocking its thread. A full queue and an answer that takes longer than the asker waits refuse the
-//! question. So the questions of many callers cost no more than one core. A question whose asker left is skipped. A panic ends
-//! one question and is counted.
+//! The asker waits without blocking its thread. A full queue and an answer that takes longer than the asker waits
+//! refuse the question. So the questions of many callers cost no more than one core. A question whose asker left is
+//! skipped. A panic ends one question and is counted.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,11 +15,11 @@ use crate::base::priority;
 
 /// The sending end; dropping it ends the thread.
 pub struct AnswerThread<Q, A> {
-    queue: SyncSender<Asked<Q, A>>,
+    queue: SyncSender<PendingQuestion<Q, A>>,
     patience: Duration,
 }
 
-struct Asked<Q, A> {
+struct PendingQuestion<Q, A> {
     question: Q,
     answer: oneshot::Sender<Option<A>>,
 }
@@ -59,7 +59,7 @@ impl<Q: Send + 'static, A: Send + 'static> AnswerThread<Q, A> {
 
     pub async fn ask(&self, question: Q) -> Result<A, NoAnswer> {
         let (sender, answer) = oneshot::channel();
-        let asked = Asked {
+        let asked = PendingQuestion {
             question,
             answer: sender,
         };
@@ -74,7 +74,7 @@ impl<Q: Send + 'static, A: Send + 'static> AnswerThread<Q, A> {
     }
 }
 
-fn answer_all<Q, A>(questions: &Receiver<Asked<Q, A>>, answer: &dyn Fn(Q) -> A, panics: &IntCounter) {
+fn answer_all<Q, A>(questions: &Receiver<PendingQuestion<Q, A>>, answer: &dyn Fn(Q) -> A, panics: &IntCounter) {
     priority::lower();
     while let Ok(asked) = questions.recv() {
         // the request timed out or its client left

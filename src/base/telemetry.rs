@@ -48,7 +48,7 @@ enum Message {
 }
 
 #[derive(Clone, Debug)]
-struct Lines(SyncSender<Message>);
+struct LogLines(SyncSender<Message>);
 
 /// Starts the log. `filter` is the value of `CEDARGATE_LOG`.
 pub fn start(filter: Option<&str>) -> Result<Telemetry, TelemetryError> {
@@ -61,7 +61,7 @@ pub fn start(filter: Option<&str>) -> Result<Telemetry, TelemetryError> {
         .name("log".to_owned())
         .spawn(move || write_lines(&receiver, io::stderr(), &left_out))
         .map_err(TelemetryError::Thread)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(Lines(sender.clone()));
+    let lines = tracing_subscriber::fmt::layer().with_writer(LogLines(sender.clone()));
     let lines = if io::stderr().is_terminal() {
         lines.with_target(false).boxed()
     } else {
@@ -102,7 +102,7 @@ impl Drop for Telemetry {
     }
 }
 
-impl Write for Lines {
+impl Write for LogLines {
     /// Called once per event; a full queue drops the line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         drop(self.0.try_send(Message::Line(line.to_vec())));
@@ -114,7 +114,7 @@ impl Write for Lines {
     }
 }
 
-impl MakeWriter<'_> for Lines {
+impl MakeWriter<'_> for LogLines {
     type Writer = Self;
 
     fn make_writer(&self) -> Self {
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn full_log_queue_drops_lines_and_does_not_block() {
         let (sender, receiver) = sync_channel(2);
-        let mut lines = Lines(sender);
+        let mut lines = LogLines(sender);
         for line in ["one\n", "two\n", "three\n"] {
             assert_eq!(lines.write(line.as_bytes()).unwrap(), line.len());
         }

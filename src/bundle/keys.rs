@@ -20,7 +20,7 @@ const PEM_LINE: usize = 64;
 
 /// A text that holds no usable key.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyError {
+pub enum BundleKeyError {
     #[error("it holds no PEM block `PUBLIC KEY`; `cedargate bundle keygen` and `openssl pkey -pubout` write one")]
     NoPublic,
     #[error("it holds a private key; name the file with the public key")]
@@ -45,7 +45,7 @@ pub struct PublicKey {
 }
 
 /// A key that signs.
-pub struct SigningKey {
+pub struct BundleSigningKey {
     pair: Ed25519KeyPair,
     public: PublicKey,
 }
@@ -71,21 +71,26 @@ impl PublicKey {
     }
 }
 
-impl SigningKey {
-    pub fn generate() -> Result<Self, KeyError> {
-        let pair = Ed25519KeyPair::generate().map_err(|_unspecified| KeyError::Library)?;
+impl BundleSigningKey {
+    pub fn generate() -> Result<Self, BundleKeyError> {
+        let pair = Ed25519KeyPair::generate().map_err(|_unspecified| BundleKeyError::Library)?;
         Self::new(pair)
     }
 
-    pub fn from_pem(text: &[u8]) -> Result<Self, KeyError> {
-        let der = PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_no_block| KeyError::NoPrivate)?;
+    pub fn from_pem(text: &[u8]) -> Result<Self, BundleKeyError> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_no_block| BundleKeyError::NoPrivate)?;
         // OpenSSL writes PKCS#8 without the public key
-        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).map_err(|_rejected| KeyError::Algorithm)?;
+        let pair =
+            Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).map_err(|_rejected| BundleKeyError::Algorithm)?;
         Self::new(pair)
     }
 
-    fn new(pair: Ed25519KeyPair) -> Result<Self, KeyError> {
-        let bytes: [u8; 32] = pair.public_key().as_ref().try_into().map_err(|_length| KeyError::Library)?;
+    fn new(pair: Ed25519KeyPair) -> Result<Self, BundleKeyError> {
+        let bytes: [u8; 32] = pair
+            .public_key()
+            .as_ref()
+            .try_into()
+            .map_err(|_length| BundleKeyError::Library)?;
         Ok(Self {
             pair,
             public: PublicKey::new(bytes),
@@ -96,8 +101,8 @@ impl SigningKey {
         &self.public
     }
 
-    pub fn to_pem(&self) -> Result<Redacted<String>, KeyError> {
-        let document = self.pair.to_pkcs8v1().map_err(|_unspecified| KeyError::Library)?;
+    pub fn to_pem(&self) -> Result<Redacted<String>, BundleKeyError> {
+        let document = self.pair.to_pkcs8v1().map_err(|_unspecified| BundleKeyError::Library)?;
         Ok(Redacted::new(pem("PRIVATE KEY", document.as_ref())))
     }
 
@@ -107,23 +112,23 @@ impl SigningKey {
 }
 
 /// The public keys of a text; at least one.
-pub fn public_keys(text: &[u8]) -> Result<Vec<PublicKey>, KeyError> {
+pub fn public_keys(text: &[u8]) -> Result<Vec<PublicKey>, BundleKeyError> {
     let mut keys = Vec::new();
     for der in SubjectPublicKeyInfoDer::pem_slice_iter(text) {
-        let der = der.map_err(|_malformed| KeyError::NoPublic)?;
-        let bytes = der.strip_prefix(SPKI_PREFIX.as_slice()).ok_or(KeyError::Algorithm)?;
-        let bytes: [u8; 32] = bytes.try_into().map_err(|_length| KeyError::Algorithm)?;
+        let der = der.map_err(|_malformed| BundleKeyError::NoPublic)?;
+        let bytes = der.strip_prefix(SPKI_PREFIX.as_slice()).ok_or(BundleKeyError::Algorithm)?;
+        let bytes: [u8; 32] = bytes.try_into().map_err(|_length| BundleKeyError::Algorithm)?;
         keys.push(PublicKey::new(bytes));
         if keys.len() > KEYS_MAX {
-            return Err(KeyError::TooMany);
+            return Err(BundleKeyError::TooMany);
         }
     }
     if !keys.is_empty() {
         return Ok(keys);
     }
     Err(match PrivatePkcs8KeyDer::from_pem_slice(text) {
-        Ok(_private) => KeyError::IsPrivate,
-        Err(_) => KeyError::NoPublic,
+        Ok(_private) => BundleKeyError::IsPrivate,
+        Err(_) => BundleKeyError::NoPublic,
     })
 }
 

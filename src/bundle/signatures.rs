@@ -6,7 +6,7 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::keys::{PublicKey, SigningKey};
+use super::keys::{BundleSigningKey, PublicKey};
 use super::{BundleError, SIGNATURES_MAX};
 
 const ALGORITHM: &str = "ed25519";
@@ -22,7 +22,7 @@ pub struct Signature {
 }
 
 impl Signature {
-    pub(super) fn new(key: &SigningKey, manifest: &[u8]) -> Result<Self, BundleError> {
+    pub(super) fn new(key: &BundleSigningKey, manifest: &[u8]) -> Result<Self, BundleError> {
         let failed = |_unspecified| BundleError::Signatures("the cryptographic library failed".to_owned());
         Ok(Self {
             key: key.public().id().to_owned(),

@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
-use super::keys::KeyError;
+use super::keys::BundleKeyError;
 use super::*;
 
 fn files(pairs: &[(&str, &str)]) -> Files {
@@ -33,7 +33,7 @@ const PAIRS: [(&str, &str); 3] = [
     ("schemas/p.cedarschema", "entity User;"),
 ];
 
-fn signed(key: &SigningKey) -> Vec<u8> {
+fn signed(key: &BundleSigningKey) -> Vec<u8> {
     let mut bundle = Bundle::build(files(&PAIRS), facts(7)).unwrap();
     bundle.sign(key).unwrap();
     bundle.write().unwrap()
@@ -86,10 +86,10 @@ fn read_raw(members: &[Raw<'_>]) -> Result<Bundle, BundleError> {
 
 #[test]
 fn equal_trees_make_equal_bytes_and_come_back_as_they_were() {
-    let key = SigningKey::generate().unwrap();
+    let key = BundleSigningKey::generate().unwrap();
     let bytes = signed(&key);
     assert_eq!(bytes, signed(&key));
-    let keys = [SigningKey::generate().unwrap().public().clone(), key.public().clone()];
+    let keys = [BundleSigningKey::generate().unwrap().public().clone(), key.public().clone()];
     let bundle = Bundle::read(&bytes, Trust::Keys(&keys)).unwrap();
     assert_eq!(bundle.files, files(&PAIRS));
     assert_eq!(bundle.manifest.sequence, 7);
@@ -102,8 +102,8 @@ fn equal_trees_make_equal_bytes_and_come_back_as_they_were() {
 
 #[test]
 fn a_bundle_is_trusted_only_with_a_signature_of_a_listed_key() {
-    let (key, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
-    let read = |bytes: &[u8], key: &SigningKey| Bundle::read(bytes, Trust::Keys(&[key.public().clone()]));
+    let (key, other) = (BundleSigningKey::generate().unwrap(), BundleSigningKey::generate().unwrap());
+    let read = |bytes: &[u8], key: &BundleSigningKey| Bundle::read(bytes, Trust::Keys(&[key.public().clone()]));
     let unsigned = Bundle::build(files(&PAIRS), facts(7)).unwrap().write().unwrap();
     assert!(matches!(read(&unsigned, &key), Err(BundleError::Unsigned)));
     assert!(matches!(
@@ -125,7 +125,7 @@ fn a_bundle_is_trusted_only_with_a_signature_of_a_listed_key() {
 
 #[test]
 fn an_unsigned_manifest_is_refused_before_it_is_parsed() {
-    let key = SigningKey::generate().unwrap();
+    let key = BundleSigningKey::generate().unwrap();
     let members = [file("manifest.json", b"{ not json"), file("signatures.txt", b"")];
     let bytes = gzip(&tar_of(&members));
     assert!(matches!(
@@ -227,7 +227,7 @@ fn bombs_and_broken_archives_are_refused_at_the_limits() {
         Bundle::build(files(&pairs), facts(1)).unwrap().write(),
         Err(BundleError::TooLarge(_))
     ));
-    let good = signed(&SigningKey::generate().unwrap());
+    let good = signed(&BundleSigningKey::generate().unwrap());
     for cut in [0, 1, 10, good.len() / 2, good.len() - 9, good.len() - 1] {
         assert!(Bundle::read(&good[..cut], Trust::DangerUnsigned).is_err(), "{cut}");
     }
@@ -267,7 +267,7 @@ fn openssl_verifies_what_we_sign_and_we_verify_what_openssl_signs() {
     let get = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
     openssl(&["genpkey", "-algorithm", "ed25519", "-out", "theirs.pem"]);
     openssl(&["pkey", "-in", "theirs.pem", "-pubout", "-out", "theirs.pub"]);
-    let theirs = SigningKey::from_pem(&get("theirs.pem")).unwrap();
+    let theirs = BundleSigningKey::from_pem(&get("theirs.pem")).unwrap();
     let listed = public_keys(&get("theirs.pub")).unwrap();
     assert_eq!(listed, [theirs.public().clone()]);
     assert_eq!(theirs.public().to_pem().into_bytes(), get("theirs.pub"));
@@ -289,7 +289,7 @@ fn openssl_verifies_what_we_sign_and_we_verify_what_openssl_signs() {
         bytes: get("theirs.sig"),
     }];
     assert!(Bundle::read(&bundle.write().unwrap(), Trust::Keys(&listed)).is_ok());
-    let ours = SigningKey::generate().unwrap();
+    let ours = BundleSigningKey::generate().unwrap();
     put("ours.pem", ours.to_pem().unwrap().expose().as_bytes());
     put("ours.pub", ours.public().to_pem().as_bytes());
     bundle.sign(&ours).unwrap();
@@ -310,10 +310,16 @@ fn openssl_verifies_what_we_sign_and_we_verify_what_openssl_signs() {
     openssl(&verify);
     openssl(&["pkey", "-in", "ours.pem", "-noout"]);
     openssl(&["genpkey", "-algorithm", "ed448", "-out", "other.pem"]);
-    assert!(matches!(SigningKey::from_pem(&get("other.pem")), Err(KeyError::Algorithm)));
-    assert!(matches!(public_keys(&get("ours.pem")), Err(KeyError::IsPrivate)));
-    assert!(matches!(public_keys(b"ssh-ed25519 AAAA"), Err(KeyError::NoPublic)));
-    assert!(matches!(SigningKey::from_pem(&get("ours.pub")), Err(KeyError::NoPrivate)));
+    assert!(matches!(
+        BundleSigningKey::from_pem(&get("other.pem")),
+        Err(BundleKeyError::Algorithm)
+    ));
+    assert!(matches!(public_keys(&get("ours.pem")), Err(BundleKeyError::IsPrivate)));
+    assert!(matches!(public_keys(b"ssh-ed25519 AAAA"), Err(BundleKeyError::NoPublic)));
+    assert!(matches!(
+        BundleSigningKey::from_pem(&get("ours.pub")),
+        Err(BundleKeyError::NoPrivate)
+    ));
 }
 
 proptest! {

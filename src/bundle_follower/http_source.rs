@@ -6,7 +6,7 @@ use reqwest::Client;
 use url::Url;
 
 use super::download::{Ask, Download, DownloadAnswer, Failure, body, send, shown};
-use super::registry_auth::{Credential, basic, bearer};
+use super::registry_auth::{RegistryCredential, basic, bearer};
 use crate::config::{self, BundleTransport};
 
 /// Longest entity tag that is sent back.
@@ -17,7 +17,7 @@ pub(super) struct HttpSource {
     client: Client,
     bytes_max: u64,
     transport: BundleTransport,
-    credential: Credential,
+    credential: RegistryCredential,
 }
 
 impl HttpSource {
@@ -27,7 +27,7 @@ impl HttpSource {
             client,
             bytes_max: config.bytes_max,
             transport: config.transport,
-            credential: Credential::new(config.credential.clone()),
+            credential: RegistryCredential::new(config.credential.clone()),
         }
     }
 

@@ -32,7 +32,7 @@ pub(super) struct Kept {
 
 /// What is remembered of the last bundle.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct State {
+pub(super) struct KeptState {
     format: u32,
     sequence: u64,
     tree: String,
@@ -43,7 +43,7 @@ pub(super) struct State {
     pub version: Option<String>,
 }
 
-impl State {
+impl KeptState {
     pub fn new(mark: &Mark, archive: &[u8], version: Option<String>, source: String) -> Self {
         Self {
             format: FORMAT,
@@ -89,12 +89,12 @@ impl Kept {
         self.read(GOOD, BYTES_MAX)
     }
 
-    pub fn state(&self) -> Result<Option<State>, String> {
+    pub fn state(&self) -> Result<Option<KeptState>, String> {
         let Some(bytes) = self.read(STATE, STATE_BYTES_MAX)? else {
             return Ok(None);
         };
         let path = self.folder.join(STATE);
-        let state: State = serde_json::from_slice(&bytes).map_err(|error| format!("`{}`: {error}", path.display()))?;
+        let state: KeptState = serde_json::from_slice(&bytes).map_err(|error| format!("`{}`: {error}", path.display()))?;
         if state.format != FORMAT {
             return Err(format!("`{}`: format {} is not known", path.display(), state.format));
         }
@@ -102,7 +102,7 @@ impl Kept {
     }
 
     /// Replaces the last bundle.
-    pub fn save(&self, archive: &[u8], state: &State) -> Result<(), String> {
+    pub fn save(&self, archive: &[u8], state: &KeptState) -> Result<(), String> {
         let _one_writer = self.writing.lock();
         let text = serde_json::to_vec(state).map_err(|error| error.to_string())?;
         self.write(LATEST, archive).and_then(|()| self.write(STATE, &text))
@@ -161,7 +161,8 @@ mod tests {
                 sequence: 1,
                 tree: "t".to_owned(),
             };
-            kept.save(archive, &State::new(&mark, archive, None, "s".to_owned())).unwrap();
+            kept.save(archive, &KeptState::new(&mark, archive, None, "s".to_owned()))
+                .unwrap();
         };
         save(b"first");
         kept.confirm(&sha256(b"first")).unwrap();

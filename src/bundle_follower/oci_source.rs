@@ -1,7 +1,7 @@
 //! A bundle in an OCI registry: an artefact whose only layer is the bundle.
 //!
-//! An attempt asks for the head of the manifest. Without a change that is one answer without a body. With one, the gate reads
-//! the manifest and then the layer; each must have the digest by which it was asked for.
+//! An attempt asks for the head of the manifest. Without a change that is one answer without a body. With one, the gate
+//! reads the manifest and then the layer; each must have the digest by which it was asked for.
 
 use cedargate_policy::json;
 use http::header::{ACCEPT, HeaderMap, HeaderValue, IF_NONE_MATCH};
@@ -13,7 +13,7 @@ use url::Url;
 
 use super::download::{Ask, Download, DownloadAnswer, Failure, body, send};
 use super::http_source::insert;
-use super::registry_auth::{Challenge, Credential, bearer, token};
+use super::registry_auth::{Challenge, RegistryCredential, bearer, token};
 use crate::base::digest::sha256;
 use crate::config::{self, BundleTransport, OciReference};
 
@@ -30,7 +30,7 @@ pub(super) struct OciSource {
     client: Client,
     bytes_max: u64,
     transport: BundleTransport,
-    credential: Credential,
+    credential: RegistryCredential,
     granted: Mutex<Option<Granted>>,
 }
 
@@ -54,7 +54,7 @@ impl OciSource {
             client,
             bytes_max: config.bytes_max,
             transport: config.transport,
-            credential: Credential::new(config.credential.clone()),
+            credential: RegistryCredential::new(config.credential.clone()),
             granted: Mutex::default(),
         }
     }

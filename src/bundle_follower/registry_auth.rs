@@ -1,7 +1,7 @@
 //! The credential for a server, and a registry's token service (the distribution specification's bearer challenge).
 //!
-//! SECURITY: a registry names its token service itself. The password goes there only if `policies.bundle` would accept the URL:
-//! https, or a loopback host.
+//! SECURITY: a registry names its token service itself. The password goes there only if `policies.bundle` would accept
+//! the URL: https, or a loopback host.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,7 +20,7 @@ use crate::config::{BundleCredential, BundleTransport, Secret};
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 const TOKEN_BYTES_MAX: u64 = 256 * 1024;
 
-pub(super) struct Credential(Option<BundleCredential>);
+pub(super) struct RegistryCredential(Option<BundleCredential>);
 
 /// A credential as it is now.
 pub(super) struct CurrentSecret {
@@ -40,7 +40,7 @@ pub(super) enum Challenge {
     },
 }
 
-impl Credential {
+impl RegistryCredential {
     pub fn new(credential: Option<BundleCredential>) -> Self {
         Self(credential)
     }

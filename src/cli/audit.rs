@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::config_file::ConfigFile;
-use super::report::{Finding, Format, Severity, json as json_report, text};
+use super::report::{Finding, Format, Severity, Writers, json as json_report, text};
 use super::{Exit, Paint, complain, print};
 use crate::audit::verify::{self, ChainReport, Report, Trust, verify};
 use crate::base::ed25519::VerifyingKey;
@@ -43,9 +43,25 @@ pub(crate) struct VerifyArgs {
     complete: bool,
     #[command(flatten)]
     config: ConfigFile,
-    /// `human` or `json`
-    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
+    /// Format of the report
+    #[arg(long, value_parser = VerifyReport::WRITERS.parser(), default_value = "human")]
     format: Format,
+}
+
+/// What the check found, and how it was asked.
+struct VerifyReport<'a> {
+    args: &'a VerifyArgs,
+    report: Report,
+    verdict: Verdict,
+}
+
+impl VerifyReport<'_> {
+    const WRITERS: Writers<Self, 2> = Writers([
+        (Format::Human, |report| as_text(report.args, &report.report, report.verdict)),
+        (Format::Json, |report| {
+            json_report::text(&as_json(report.args, &report.report, report.verdict))
+        }),
+    ]);
 }
 
 /// The answer to whether the log is as the gate wrote it.
@@ -77,13 +93,11 @@ fn verify_files(args: &VerifyArgs) -> Result<Exit, String> {
     if report.chains.is_empty() {
         complain("no line of these files is part of a chain; was `audit.chain` on when they were written?");
     }
-    let is_error = |finding: &verify::Finding| args.complete || finding.kind.is_damage();
+    let is_error = |finding: &verify::ChainFinding| args.complete || finding.kind.is_damage();
     let is_intact = !report.findings.iter().any(is_error) && report.findings_left_out == 0 && !report.chains.is_empty();
     let verdict = if is_intact { Verdict::Intact } else { Verdict::NotIntact };
-    print(&match args.format {
-        Format::Json => json_report::text(&as_json(args, &report, verdict)),
-        _ => as_text(args, &report, verdict),
-    });
+    let report = VerifyReport { args, report, verdict };
+    print(&VerifyReport::WRITERS.write(args.format, &report)?);
     Ok(if is_intact { Exit::Ok } else { Exit::Invalid })
 }
 
@@ -115,7 +129,7 @@ fn read_keys(path: &Path) -> Result<Vec<VerifyingKey>, String> {
     VerifyingKey::all_from_pem(&text).map_err(|error| error.to_string())
 }
 
-fn finding(args: &VerifyArgs, found: &verify::Finding) -> Finding {
+fn finding(args: &VerifyArgs, found: &verify::ChainFinding) -> Finding {
     let around = match (&found.after_checkpoint, &found.before_checkpoint) {
         (Some(after), Some(before)) => Some(format!("between the checkpoints at {} and {}", place(after), place(before))),
         (Some(after), None) => Some(format!("behind the checkpoint at {}", place(after))),
@@ -141,7 +155,7 @@ fn finding(args: &VerifyArgs, found: &verify::Finding) -> Finding {
     }
 }
 
-fn place(spot: &verify::Spot) -> String {
+fn place(spot: &verify::LineLocation) -> String {
     format!("{}:{}", spot.file, spot.line)
 }
 

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::offline::QueryArgs;
-use super::report::{Format, json as json_report};
-use super::{Exit, Paint, complain, print};
+use super::report::{Format, Writers, json as json_report};
+use super::{Exit, Paint, print};
 use crate::doors::authorize::append_answer;
 
 #[derive(clap::Args)]
@@ -17,7 +17,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     query: QueryArgs,
     /// The form of the report
-    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
+    #[arg(long, value_parser = Decided::WRITERS.parser(), default_value = "human")]
     format: Format,
 }
 
@@ -37,38 +37,32 @@ pub(crate) fn run(args: &Args) -> Exit {
         portal: Arc::from(query.portal.slug.as_str()),
         revision: Arc::clone(&query.revision.id),
     });
-    match decided {
-        Ok(decided) => report(args.format, &decided),
-        Err(message) => {
-            complain(&message);
-            Exit::Usage
+    Exit::or_usage(decided.and_then(|decided| {
+        print(&Decided::WRITERS.write(args.format, &decided)?);
+        Ok(decided.exit())
+    }))
+}
+
+impl Decided {
+    const WRITERS: Writers<Self, 2> = Writers([
+        (Format::Human, decision_text),
+        (Format::Json, |decided| json_report::text(&answer(decided))),
+    ]);
+
+    fn exit(&self) -> Exit {
+        match self.decision.unevaluated() {
+            Some(refusal) if refusal.denial == Denial::RequestInvalid => Exit::Usage,
+            None if self.decision.denial().is_none() => Exit::Ok,
+            _ => Exit::Deny,
         }
     }
 }
 
-fn report(format: Format, decided: &Decided) -> Exit {
-    let refusal = decided.decision.unevaluated();
-    print(&match (format, refusal) {
-        (Format::Json, None) => json_report::text(&answer(decided)),
-        (Format::Json, Some(refusal)) => {
-            let code = refusal.denial.code();
-            json_report::text(&json!({"decision": "deny", "reason": code, "detail": refusal.detail}))
-        }
-        (_, None) => decision_text(decided),
-        (_, Some(refusal)) => {
-            let code = refusal.denial.code();
-            format!("{} {code}: {}\n", Paint::stdout().red("deny"), refusal.detail)
-        }
-    });
-    match refusal {
-        Some(refusal) if refusal.denial == Denial::RequestInvalid => Exit::Usage,
-        None if decided.decision.denial().is_none() => Exit::Ok,
-        _ => Exit::Deny,
-    }
-}
-
-/// The answer that `/authorize` would give.
+/// The answer that `/authorize` would give; of a refusal before the policies also the detail.
 fn answer(decided: &Decided) -> Value {
+    if let Some(refusal) = decided.decision.unevaluated() {
+        return json!({"decision": "deny", "reason": refusal.denial.code(), "detail": refusal.detail});
+    }
     let mut answer = Vec::new();
     append_answer(
         &mut answer,
@@ -87,6 +81,9 @@ fn decision_text(decided: &Decided) -> String {
         revision,
     } = decided;
     let paint = Paint::stdout();
+    if let Some(refusal) = decision.unevaluated() {
+        return format!("{} {}: {}\n", paint.red("deny"), refusal.denial.code(), refusal.detail);
+    }
     let head = match decision.denial() {
         None => paint.green("allow"),
         Some(denial) => format!("{} {}", paint.red("deny"), denial.code()),

@@ -1,4 +1,5 @@
-//! `cedargate bundle`: makes, signs and checks policy bundles. The format is in `crate::bundle`; files are read and written here.
+//! `cedargate bundle`: makes, signs and checks policy bundles. The format is in `crate::bundle`; files are read and
+//! written here.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,12 +10,12 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::config_file::ConfigFile;
-use super::report::{Format, json as json_report};
+use super::report::{Format, Writers, json as json_report};
 use super::tree::{TreeArgs, read_bundle};
 use super::validate::report_errors;
 use super::{Exit, complain, print};
 use crate::base::files::read_small;
-use crate::bundle::{Bundle, BundleFacts, PublicKey, SigningKey, Trust};
+use crate::bundle::{Bundle, BundleFacts, BundleSigningKey, PublicKey, Trust};
 use crate::bundle_follower::read_keys;
 use crate::config::{self, BundleKeys};
 
@@ -54,7 +55,8 @@ pub(crate) struct BuildArgs {
     /// The file to write
     #[arg(long, short, default_value = "bundle.tar.gz", value_name = "FILE")]
     output: PathBuf,
-    /// A number that grows with each release, such as `$(git rev-list --count HEAD)`; gates refuse a lower one than their last
+    /// A number that grows with each release, such as `$(git rev-list --count HEAD)`; gates refuse a lower one than
+    /// their last
     #[arg(long, value_name = "N")]
     sequence: u64,
     /// A name that policies.bundle.name can ask for, where one key signs bundles of several gates
@@ -99,7 +101,7 @@ pub(crate) struct VerifyArgs {
 pub(crate) struct InspectArgs {
     bundle: PathBuf,
     /// Format of the report
-    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
+    #[arg(long, value_parser = Inspected::WRITERS.parser(), default_value = "human")]
     format: Format,
 }
 
@@ -133,7 +135,7 @@ fn keygen(args: &KeygenArgs) -> Result<String, String> {
     if let Some(there) = [&private, &public].into_iter().find(|path| path.exists()) {
         return Err(format!("`{}` is there already; name another pair", there.display()));
     }
-    let key = SigningKey::generate().map_err(|e| e.to_string())?;
+    let key = BundleSigningKey::generate().map_err(|e| e.to_string())?;
     let pem = key.to_pem().map_err(|e| e.to_string())?;
     write_new(&private, pem.expose().as_bytes(), PRIVATE_MODE)?;
     write_new(&public, key.public().to_pem().as_bytes(), 0o644)?;
@@ -153,7 +155,7 @@ fn with_ending(name: &Path, ending: &str) -> PathBuf {
 }
 
 fn build(args: &BuildArgs) -> Result<Exit, String> {
-    let keys: Vec<SigningKey> = args.key.iter().map(|path| signing_key(path)).collect::<Result<_, _>>()?;
+    let keys: Vec<BundleSigningKey> = args.key.iter().map(|path| signing_key(path)).collect::<Result<_, _>>()?;
     let workbench = args.tree.open()?;
     if !workbench.is_settled {
         return Err("the policy files keep changing; run the command again when they are at rest".to_owned());
@@ -237,28 +239,55 @@ fn inspect(args: &InspectArgs) -> Result<Exit, String> {
             return Ok(Exit::Failure);
         }
     };
-    let signatures: Vec<&str> = bundle.signatures.iter().map(|signature| signature.key.as_str()).collect();
-    if args.format == Format::Json {
-        print(&json_report::text(
-            &json!({"manifest": bundle.manifest, "signatures": signatures}),
-        ));
-        return Ok(Exit::Ok);
-    }
-    let mut text = summary(&bundle, &args.bundle);
-    for (key, value) in &bundle.manifest.labels {
-        text.push_str(&format!("label {key}={value}\n"));
-    }
-    if let Some(created) = &bundle.manifest.created {
-        text.push_str(&format!("created {created}\n"));
-    }
-    for key in signatures {
-        text.push_str(&format!("signature by key {key}, not verified\n"));
-    }
-    for file in &bundle.manifest.files {
-        text.push_str(&format!("{}  {:>8}  {}\n", file.sha256, file.size, file.name));
-    }
-    print(&text);
+    let inspected = Inspected {
+        bundle,
+        path: &args.bundle,
+    };
+    print(&Inspected::WRITERS.write(args.format, &inspected)?);
     Ok(Exit::Ok)
+}
+
+/// A bundle whose signatures were not checked.
+struct Inspected<'a> {
+    bundle: Bundle,
+    path: &'a Path,
+}
+
+impl Inspected<'_> {
+    const WRITERS: Writers<Self, 2> = Writers([
+        (Format::Human, |inspected| inspected.text()),
+        (Format::Json, |inspected| json_report::text(&inspected.json())),
+    ]);
+
+    fn signatures(&self) -> Vec<&str> {
+        self.bundle
+            .signatures
+            .iter()
+            .map(|signature| signature.key.as_str())
+            .collect()
+    }
+
+    fn text(&self) -> String {
+        let manifest = &self.bundle.manifest;
+        let mut text = summary(&self.bundle, self.path);
+        for (key, value) in &manifest.labels {
+            text.push_str(&format!("label {key}={value}\n"));
+        }
+        if let Some(created) = &manifest.created {
+            text.push_str(&format!("created {created}\n"));
+        }
+        for key in self.signatures() {
+            text.push_str(&format!("signature by key {key}, not verified\n"));
+        }
+        for file in &manifest.files {
+            text.push_str(&format!("{}  {:>8}  {}\n", file.sha256, file.size, file.name));
+        }
+        text
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({"manifest": self.bundle.manifest, "signatures": self.signatures()})
+    }
 }
 
 fn summary(bundle: &Bundle, path: &Path) -> String {
@@ -275,9 +304,9 @@ fn summary(bundle: &Bundle, path: &Path) -> String {
     )
 }
 
-fn signing_key(path: &Path) -> Result<SigningKey, String> {
+fn signing_key(path: &Path) -> Result<BundleSigningKey, String> {
     let text = read_small(path, KEY_BYTES_MAX).map_err(|error| format!("cannot read `{}`: {error}", path.display()))?;
-    SigningKey::from_pem(&text).map_err(|error| format!("`{}`: {error}", path.display()))
+    BundleSigningKey::from_pem(&text).map_err(|error| format!("`{}`: {error}", path.display()))
 }
 
 /// Replaces the file as a whole: a server that reads it meanwhile sends the old bundle or the new one.

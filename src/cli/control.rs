@@ -24,7 +24,7 @@ const WAIT_POLL: Duration = Duration::from_millis(50);
 const REFUSED_MAX: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
-pub(crate) struct Target {
+pub(crate) struct ControlTarget {
     /// The gate's control socket, as a path or as the configuration writes it; default: its `listen.control`
     #[arg(long)]
     socket: Option<PathBuf>,
@@ -40,7 +40,7 @@ pub(crate) struct Target {
 )]
 pub(crate) struct DrainArgs {
     #[command(flatten)]
-    target: Target,
+    target: ControlTarget,
     /// Return when the gate is gone
     #[arg(long)]
     wait: bool,
@@ -57,7 +57,7 @@ pub(crate) struct DrainArgs {
 )]
 pub(crate) struct ReloadArgs {
     #[command(flatten)]
-    target: Target,
+    target: ControlTarget,
 }
 
 /// A running gate, by its control socket.
@@ -91,7 +91,7 @@ pub(crate) fn reload(args: &ReloadArgs) -> Exit {
 }
 
 /// Runs a command against the gate that `target` names. No socket is a usage error; no response is a failure.
-pub(super) fn with_socket(target: &Target, run: impl AsyncFnOnce(&ControlSocket) -> Result<Exit, ClientError>) -> Exit {
+pub(super) fn with_socket(target: &ControlTarget, run: impl AsyncFnOnce(&ControlSocket) -> Result<Exit, ClientError>) -> Exit {
     match target.socket() {
         Ok(path) => with_socket_at(&path, run),
         Err(message) => Exit::or_usage(Err(message)),
@@ -118,7 +118,7 @@ pub(super) fn with_socket_at(path: &Path, run: impl AsyncFnOnce(&ControlSocket) 
     })
 }
 
-impl Target {
+impl ControlTarget {
     fn socket(&self) -> Result<PathBuf, String> {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());

@@ -1,5 +1,5 @@
-//! `cedargate diff OLD NEW`: what an edit changes before it takes effect: policies, other files, decisions; with `--prove`, also
-//! whether any request at all is newly allowed.
+//! `cedargate diff OLD NEW`: what an edit changes before it takes effect: policies, other files, decisions; with
+//! `--prove`, also whether any request at all is newly allowed.
 
 pub(super) mod changes;
 mod flips;
@@ -19,11 +19,11 @@ use self::changes::{ChangeKind, FileChange, PolicyChange};
 use self::flips::{Direction, TestFlips};
 use self::logs::LogFlips;
 use self::proof::Proof;
-use self::sides::{Portal, Rejected, Side};
+use self::sides::{LoadedPortal, Rejected, Side};
 use serde_json::Value;
 
 use super::config_file::ConfigFile;
-use super::report::json as json_report;
+use super::report::{Format, Writers, json as json_report};
 use super::tree::{TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::prove::{NoSolver, Prover};
@@ -54,9 +54,10 @@ pub(crate) struct Args {
     /// May be given several times
     #[arg(long = "log", value_name = "FILE")]
     logs: Vec<PathBuf>,
-    /// Exit with 4 if NEW allows what OLD denied, if any decision differs, or if anything differs; may be given several times
+    /// Exit with 4 if NEW allows what OLD denied, if any decision differs, or if anything differs; may be given several
+    /// times
     #[arg(long, value_enum, value_delimiter = ',', value_name = "EVENT")]
-    fail_on: Vec<FailOn>,
+    fail_on: Vec<FailOnDiff>,
     /// Prove for every request that NEW allows nothing that OLD denied, or show a request; needs the solver cvc5
     #[arg(long)]
     prove: bool,
@@ -64,29 +65,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5m", requires = "prove")]
     prove_timeout: Duration,
     /// The form of the report
-    #[arg(long, value_enum, default_value = "human")]
+    #[arg(long, value_parser = Comparison::WRITERS.parser(), default_value = "human")]
     format: Format,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Format {
-    Human,
-    /// For a comment on a pull request
-    Markdown,
-    Json,
-    /// One page that needs nothing else
-    Html,
-}
-
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-enum FailOn {
+enum FailOnDiff {
     Widen,
     Flip,
     Change,
 }
 
-/// The comparison of two trees for the workbench, as `--format json` writes it. Git revisions are those of the repository at
-/// `place`. `Err` is a text for the user.
+/// The comparison of two trees for the workbench, as `--format json` writes it. Git revisions are those of the
+/// repository at `place`. `Err` is a text for the user.
 pub(super) fn between(old: &str, new: &TreeArgs, config: &ConfigFile, place: &Path) -> Result<Value, String> {
     let sides = Sides {
         old: Side::open(old, config, place)?,
@@ -95,7 +86,7 @@ pub(super) fn between(old: &str, new: &TreeArgs, config: &ConfigFile, place: &Pa
             workbench: new.open()?,
         },
     };
-    let comparison = sides.compare(None, &[], None).map_err(Ended::into_message)?;
+    let comparison = sides.compare(None, &[], None).map_err(DiffError::into_message)?;
     Ok(json::report(&comparison))
 }
 
@@ -110,7 +101,7 @@ pub(super) fn of_edit(old: Workbench, new: Workbench, prove: Option<Duration>) -
         new: named("the unsaved text", new),
     };
     let mut prover = prove.map(Prover::new).transpose()?;
-    let comparison = sides.compare(None, &[], prover.as_mut()).map_err(Ended::into_message)?;
+    let comparison = sides.compare(None, &[], prover.as_mut()).map_err(DiffError::into_message)?;
     Ok(json::report(&comparison))
 }
 
@@ -136,39 +127,36 @@ struct PortalDiff {
 }
 
 /// The command ends early.
-enum Ended {
+enum DiffError {
     Usage(String),
     Rejected(String),
     NoSolver(String),
 }
 
 pub(crate) fn run(args: &Args) -> Exit {
-    match compare(args) {
-        Ok(comparison) => {
-            print(&match args.format {
-                Format::Human => text::report(&comparison, Paint::stdout()),
-                Format::Markdown => markdown::report(&comparison),
-                Format::Json => json_report::text(&json::report(&comparison)),
-                Format::Html => html(&json::report(&comparison)),
-            });
-            comparison.exit(&args.fail_on)
-        }
-        Err(Ended::Usage(message)) => {
+    let shown = compare(args).and_then(|comparison| {
+        let report = Comparison::WRITERS.write(args.format, &comparison);
+        print(&report.map_err(DiffError::Usage)?);
+        Ok(comparison.exit(&args.fail_on))
+    });
+    match shown {
+        Ok(exit) => exit,
+        Err(DiffError::Usage(message)) => {
             complain(&message);
             Exit::Usage
         }
-        Err(Ended::Rejected(message)) => {
+        Err(DiffError::Rejected(message)) => {
             complain(&message);
             Exit::Invalid
         }
-        Err(Ended::NoSolver(message)) => {
+        Err(DiffError::NoSolver(message)) => {
             complain(&message);
             Exit::Failure
         }
     }
 }
 
-impl Ended {
+impl DiffError {
     fn into_message(self) -> String {
         match self {
             Self::Usage(message) | Self::Rejected(message) | Self::NoSolver(message) => message,
@@ -176,13 +164,13 @@ impl Ended {
     }
 }
 
-impl From<Rejected> for Ended {
+impl From<Rejected> for DiffError {
     fn from(Rejected(message): Rejected) -> Self {
         Self::Rejected(message)
     }
 }
 
-impl From<NoSolver> for Ended {
+impl From<NoSolver> for DiffError {
     fn from(error: NoSolver) -> Self {
         Self::NoSolver(error.to_string())
     }
@@ -197,8 +185,8 @@ fn html(report: &Value) -> String {
     )
 }
 
-fn compare(args: &Args) -> Result<Comparison, Ended> {
-    let open = |name: &str| Side::open(name, &args.config, Path::new(".")).map_err(Ended::Usage);
+fn compare(args: &Args) -> Result<Comparison, DiffError> {
+    let open = |name: &str| Side::open(name, &args.config, Path::new(".")).map_err(DiffError::Usage);
     let sides = Sides {
         old: open(&args.old)?,
         new: open(&args.new)?,
@@ -207,7 +195,7 @@ fn compare(args: &Args) -> Result<Comparison, Ended> {
         .prove
         .then(|| Prover::new(args.prove_timeout))
         .transpose()
-        .map_err(Ended::Usage)?;
+        .map_err(DiffError::Usage)?;
     sides.compare(args.portal.as_deref(), &args.logs, prover.as_mut())
 }
 
@@ -218,23 +206,23 @@ struct Sides {
 }
 
 impl Sides {
-    fn compare(self, only: Option<&str>, logs: &[PathBuf], mut prover: Option<&mut Prover>) -> Result<Comparison, Ended> {
+    fn compare(self, only: Option<&str>, logs: &[PathBuf], mut prover: Option<&mut Prover>) -> Result<Comparison, DiffError> {
         let Self { old, new } = self;
         let mut loader = sides::loader();
         let before = old.load(only, &mut loader)?;
         let after = new.load(only, &mut loader)?;
-        let slugs: BTreeSet<&str> = before.iter().chain(&after).map(Portal::slug).collect();
+        let slugs: BTreeSet<&str> = before.iter().chain(&after).map(LoadedPortal::slug).collect();
         if let Some(only) = only.filter(|only| !slugs.contains(only)) {
-            return Err(Ended::Usage(format!("neither tree has a portal `{only}`")));
+            return Err(DiffError::Usage(format!("neither tree has a portal `{only}`")));
         }
-        let find = |portals: &'_ [Portal], slug: &str| portals.iter().position(|portal| portal.slug() == slug);
+        let find = |portals: &'_ [LoadedPortal], slug: &str| portals.iter().position(|portal| portal.slug() == slug);
         let mut portals = Vec::new();
         for slug in slugs {
             let old = find(&before, slug).and_then(|at| before.get(at));
             let new = find(&after, slug).and_then(|at| after.get(at));
             portals.push(PortalDiff::of(slug, old, new, prover.as_deref_mut())?);
         }
-        let logs = LogFlips::of(logs, only, &before, &after).map_err(Ended::Usage)?;
+        let logs = LogFlips::of(logs, only, &before, &after).map_err(DiffError::Usage)?;
         Ok(Comparison {
             old: old.name,
             new: new.name,
@@ -245,7 +233,12 @@ impl Sides {
 }
 
 impl PortalDiff {
-    fn of(slug: &str, old: Option<&Portal>, new: Option<&Portal>, prover: Option<&mut Prover>) -> Result<Self, NoSolver> {
+    fn of(
+        slug: &str,
+        old: Option<&LoadedPortal>,
+        new: Option<&LoadedPortal>,
+        prover: Option<&mut Prover>,
+    ) -> Result<Self, NoSolver> {
         let proof = match (old, new, prover) {
             (Some(old), Some(new), Some(prover)) => Some(Proof::of(slug, &old.revision, &new.revision, prover)?),
             _ => None,
@@ -281,20 +274,27 @@ impl PortalDiff {
 }
 
 impl Comparison {
+    const WRITERS: Writers<Self, 4> = Writers([
+        (Format::Human, |comparison| text::report(comparison, Paint::stdout())),
+        (Format::Markdown, markdown::report),
+        (Format::Json, |comparison| json_report::text(&json::report(comparison))),
+        (Format::Html, |comparison| html(&json::report(comparison))),
+    ]);
+
     /// The portals that a report is about.
     fn differing(&self) -> Vec<&PortalDiff> {
         let is_shown = |portal: &&PortalDiff| portal.is_changed() || portal.widens() || !portal.asked.flips.is_empty();
         self.portals.iter().filter(is_shown).collect()
     }
 
-    fn exit(&self, fail_on: &[FailOn]) -> Exit {
+    fn exit(&self, fail_on: &[FailOnDiff]) -> Exit {
         let logs = |count: &dyn Fn(&LogFlips) -> u64| self.logs.as_ref().is_some_and(|logs| count(logs) > 0);
         let has_failed = fail_on.iter().any(|event| match event {
-            FailOn::Widen => self.portals.iter().any(PortalDiff::widens) || logs(&|logs| logs.widening),
-            FailOn::Flip => {
+            FailOnDiff::Widen => self.portals.iter().any(PortalDiff::widens) || logs(&|logs| logs.widening),
+            FailOnDiff::Flip => {
                 self.portals.iter().any(|portal| !portal.asked.flips.is_empty()) || logs(&|logs| logs.widening + logs.narrowing)
             }
-            FailOn::Change => self.portals.iter().any(PortalDiff::is_changed),
+            FailOnDiff::Change => self.portals.iter().any(PortalDiff::is_changed),
         });
         if has_failed { Exit::TestsFailed } else { Exit::Ok }
     }

@@ -1,7 +1,7 @@
 //! `cedargate explain`: one decision offline, with its reasons.
 //!
-//! Asks exactly what `authorize` asks. Shows how the caller and the request became a principal, an action and a resource, what
-//! each policy wanted and found, and the permit that needs the least to hold.
+//! Asks exactly what `authorize` asks. Shows how the caller and the request became a principal, an action and a
+//! resource, what each policy wanted and found, and the permit that needs the least to hold.
 
 pub(super) mod from_log;
 
@@ -17,7 +17,7 @@ use url::form_urlencoded;
 use self::from_log::FromLog;
 use super::control::with_socket_at;
 use super::offline::{OfflineCaller, QueryArgs};
-use super::report::json as json_report;
+use super::report::{Format, Writers, json as json_report};
 use super::{Exit, Paint, complain, print};
 use crate::base::terminal::escaped;
 use crate::explained::text::OutOfScope;
@@ -41,15 +41,34 @@ pub(crate) struct Args {
     #[arg(long)]
     all: bool,
     /// The form of the report
-    #[arg(long, value_enum, default_value = "human")]
+    #[arg(long, value_parser = ExplainReport::WRITERS.parser(), default_value = "human")]
     format: Format,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
+struct ExplainReport {
+    explained: Explained,
+    shown: OutOfScope,
 }
+
+impl ExplainReport {
+    const WRITERS: Writers<Self, 2> = Writers([
+        (Format::Human, |report| {
+            text::report(&report.explained, report.shown, Paint::stdout())
+        }),
+        (Format::Json, |report| json_report::text(&json::report(&report.explained))),
+    ]);
+}
+
+/// A running gate's answer: a text for people beside the explanation. The gate escaped what clients chose.
+const GATES_ANSWER: Writers<Value, 2> = Writers([
+    (Format::Human, |answer| {
+        let text = answer.get("text").and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    }),
+    (Format::Json, |answer| {
+        json_report::text(answer.get("explanation").unwrap_or(&Value::Null))
+    }),
+]);
 
 pub(crate) fn run(args: &Args) -> Exit {
     if let (Some(socket), Some(id)) = (&args.socket, &args.from_log) {
@@ -65,41 +84,33 @@ pub(crate) fn run(args: &Args) -> Exit {
         .explain(),
     };
     let shown = if args.all { OutOfScope::All } else { OutOfScope::Nearest };
-    Exit::or_usage(explained.map(|explained| {
-        print(&match args.format {
-            Format::Human => text::report(&explained, shown, Paint::stdout()),
-            Format::Json => json_report::text(&json::report(&explained)),
-        });
-        match explained.explanation.decision.denial() {
+    Exit::or_usage(explained.and_then(|explained| {
+        let report = ExplainReport { explained, shown };
+        print(&ExplainReport::WRITERS.write(args.format, &report)?);
+        Ok(match report.explained.explanation.decision.denial() {
             None => Exit::Ok,
             Some(_) => Exit::Deny,
-        }
+        })
     }))
 }
 
-/// Asks a running gate. It answers with a text for people beside the explanation.
+/// Asks a running gate.
 fn ask_gate(socket: &Path, id: &str, format: Format) -> Exit {
     with_socket_at(socket, async |socket| {
         let query = form_urlencoded::Serializer::new(String::new()).append_pair("id", id).finish();
         let response = socket.get_explanation(&format!("/explain?{query}")).await?;
         let body = response.json().unwrap_or_default();
-        let text = |name: &str| body.get(name).and_then(Value::as_str);
         if response.status != StatusCode::OK {
-            complain(&escaped(text("error").unwrap_or(&response.body)));
+            let error = body.get("error").and_then(Value::as_str);
+            complain(&escaped(error.unwrap_or(&response.body)));
             return Ok(Exit::Failure);
         }
-        let explanation = body.get("explanation").unwrap_or(&Value::Null);
-        print(&match format {
-            // the gate escaped what clients chose
-            Format::Human => text("text").unwrap_or_default().to_owned(),
-            Format::Json => json_report::text(explanation),
-        });
-        Ok(
-            match explanation.get("decision").is_some_and(|decision| decision == "allow") {
-                true => Exit::Ok,
-                false => Exit::Deny,
-            },
-        )
+        let decision = body.get("explanation").and_then(|explanation| explanation.get("decision"));
+        let is_allow = decision.is_some_and(|decision| decision == "allow");
+        Ok(Exit::or_usage(GATES_ANSWER.write(format, &body).map(|text| {
+            print(&text);
+            if is_allow { Exit::Ok } else { Exit::Deny }
+        })))
     })
 }
 

@@ -1,4 +1,5 @@
-//! `cedargate config import oauth2-proxy`: prints the gate's configuration for another program's, or writes a whole tree.
+//! `cedargate config import oauth2-proxy`: prints the gate's configuration for another program's, or writes a whole
+//! tree.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::new_files::{NewFile, refuse_existing, write};
-use super::report::{Finding, Format, Severity, json as json_report, text};
+use super::report::{Finding, Format, Severity, Writers, json as json_report, text};
 use super::{Exit, Paint, complain, print};
 use crate::import::{self, Imported, Remark, Weight};
 
@@ -22,13 +23,14 @@ pub(crate) enum ImportCommand {
 
 #[derive(clap::Args)]
 pub(crate) struct ImportArgs {
-    /// The configuration: a `.cfg` file, an alpha YAML file, or any text with flags or `OAUTH2_PROXY_*` variables; `-` is stdin
+    /// The configuration: a `.cfg` file, an alpha YAML file, or any text with flags or `OAUTH2_PROXY_*` variables; `-`
+    /// is stdin
     file: PathBuf,
     /// Write cedargate.yaml, schemas, policies and tests into this folder; nothing that exists is overwritten
     #[arg(long, value_name = "DIR")]
     write: Option<PathBuf>,
     /// Format of the output
-    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
+    #[arg(long, value_parser = ImportReport::WRITERS.parser(), default_value = "human")]
     format: Format,
 }
 
@@ -51,29 +53,56 @@ fn import(args: &ImportArgs) -> Result<Exit, String> {
         refuse_existing(dir, files.iter())?;
         write(dir, &files)?;
     }
-    match (args.format, &args.write) {
-        (Format::Json, _) => {
-            let files: serde_json::Map<String, serde_json::Value> =
-                files.into_iter().map(|file| (file.name, file.text.into())).collect();
-            print(&json_report::text(&json!({"findings": findings, "files": files})));
-        }
-        // SECURITY: no line of the source is shown; it may hold a secret
-        (_, Some(dir)) => {
-            print(&text::findings(&findings, &|_| None, Paint::stdout()));
-            let names: Vec<String> = files
-                .iter()
-                .map(|file| format!("  {}", dir.join(&file.name).display()))
-                .collect();
-            print(&format!("written:\n{}\n", names.join("\n")));
-        }
-        (_, None) => {
-            print(&imported.config);
-            complain(text::findings(&findings, &|_| None, Paint::stderr()).trim_end());
-        }
+    let report = ImportReport {
+        written_to: args.write.as_deref(),
+        findings,
+        files,
+    };
+    print(&ImportReport::WRITERS.write(args.format, &report)?);
+    if args.format == Format::Human && args.write.is_none() {
+        complain(report.findings_text(Paint::stderr()).trim_end());
     }
     Ok(exit)
 }
 
+/// The outcome of an import. Without `--write` stdout holds the configuration alone, and the findings go to stderr.
+struct ImportReport<'a> {
+    written_to: Option<&'a Path>,
+    findings: Vec<Finding>,
+    files: Vec<NewFile>,
+}
+
+impl ImportReport<'_> {
+    const WRITERS: Writers<Self, 2> = Writers([
+        (Format::Human, |report| report.text()),
+        (Format::Json, |report| json_report::text(&report.json())),
+    ]);
+
+    fn text(&self) -> String {
+        let Some(dir) = self.written_to else {
+            return self.files.first().map(|config| config.text.clone()).unwrap_or_default();
+        };
+        let names = self
+            .files
+            .iter()
+            .map(|file| format!("  {}\n", dir.join(&file.name).display()));
+        let names: String = names.collect();
+        format!("{}written:\n{names}", self.findings_text(Paint::stdout()))
+    }
+
+    /// SECURITY: no line of the source is shown; it may hold a secret.
+    fn findings_text(&self, paint: Paint) -> String {
+        text::findings(&self.findings, &|_| None, paint)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let files = self.files.iter().map(|file| (file.name.clone(), file.text.clone().into()));
+        let files: serde_json::Map<String, serde_json::Value> = files.collect();
+        json!({"findings": self.findings, "files": files})
+    }
+}
+
+/// The configuration first.
 fn files(imported: &Imported) -> Vec<NewFile> {
     let mut files = vec![NewFile {
         name: CONFIG.to_owned(),

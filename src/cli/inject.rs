@@ -1,18 +1,18 @@
 //! `cedargate inject`: reads manifests, adds or takes out the sidecar, writes them. `inject` does the work on texts.
 //!
-//! Manifests go to stdout alone, so that a pipe stays a pipe; everything else goes to stderr. Nothing is written if one object
-//! is refused.
+//! Manifests go to stdout alone, so that a pipe stays a pipe; everything else goes to stderr. Nothing is written if one
+//! object is refused.
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
 use cedargate_policy::types::PortalSlug;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::report::{Format, json as json_report};
+use super::report::{Format, Writers, json as json_report};
 use super::{Exit, complain, print};
 use crate::base::files::{read_small, replace_file};
-use crate::inject::{Changed, Mode, Options, PortChoice, PortalMaps, Refusal, TEXT_BYTES_MAX, inject, uninject};
+use crate::inject::{Changed, ManifestChange, Mode, Options, PortChoice, PortalMaps, Refusal, TEXT_BYTES_MAX, inject, uninject};
 
 /// The name of stdin, as an argument and in messages.
 const STDIN: &str = "-";
@@ -77,7 +77,7 @@ pub(crate) struct Args {
     #[arg(long)]
     keep_probes: bool,
     /// Form of the messages on stderr
-    #[arg(long, default_value = "human", value_parser = Format::among(&[Format::Human, Format::Json]))]
+    #[arg(long, default_value = "human", value_parser = Injected::WRITERS.parser())]
     format: Format,
 }
 
@@ -88,7 +88,7 @@ enum SidecarMode {
 }
 
 /// One text, and its name in messages.
-struct Source {
+struct ManifestSource {
     name: String,
     /// `None`: stdin.
     path: Option<PathBuf>,
@@ -109,7 +109,12 @@ pub(crate) fn run(args: &Args) -> Exit {
     match done {
         Ok(changed) => match args.write(&sources, &changed) {
             Ok(()) => {
-                args.report(&sources, &changed);
+                let injected = Injected {
+                    args,
+                    sources: &sources,
+                    changed: &changed,
+                };
+                complain_with(Injected::WRITERS.write(args.format, &injected));
                 Exit::Ok
             }
             Err(message) => {
@@ -118,7 +123,11 @@ pub(crate) fn run(args: &Args) -> Exit {
             }
         },
         Err(refusal) => {
-            args.report_refusal(&sources, &refusal);
+            let refused = RefusedManifest {
+                file: sources.get(refusal.text).map_or(STDIN, |source| source.name.as_str()),
+                refusal: &refusal,
+            };
+            complain_with(RefusedManifest::WRITERS.write(args.format, &refused));
             Exit::Failure
         }
     }
@@ -143,7 +152,7 @@ impl Args {
         }
     }
 
-    fn sources(&self) -> Result<Vec<Source>, String> {
+    fn sources(&self) -> Result<Vec<ManifestSource>, String> {
         if self.files.is_empty() {
             if self.write {
                 return Err("--write needs the files to write".to_owned());
@@ -158,15 +167,15 @@ impl Args {
             return Err("stdin (`-`) is given twice".to_owned());
         }
         let read = |file: &PathBuf| if is_stdin(file) { read_stdin() } else { read_file(file) };
-        let sources: Vec<Source> = self.files.iter().map(read).collect::<Result<_, _>>()?;
-        let is_json = |source: &Source| source.text.trim_start().starts_with('{');
+        let sources: Vec<ManifestSource> = self.files.iter().map(read).collect::<Result<_, _>>()?;
+        let is_json = |source: &ManifestSource| source.text.trim_start().starts_with('{');
         if sources.len() > 1 && !self.write && sources.iter().any(is_json) {
             return Err("several files of which one is JSON do not make one stream; use --write".to_owned());
         }
         Ok(sources)
     }
 
-    fn write(&self, sources: &[Source], changed: &[Changed]) -> Result<(), String> {
+    fn write(&self, sources: &[ManifestSource], changed: &[Changed]) -> Result<(), String> {
         if !self.write {
             let stream = stream(changed);
             let Some(output) = &self.output else {
@@ -183,47 +192,76 @@ impl Args {
         }
         Ok(())
     }
+}
 
-    fn report(&self, sources: &[Source], changed: &[Changed]) {
-        let all = || {
-            let pairs = sources.iter().zip(changed);
-            pairs.flat_map(|(source, changed)| changed.changes.iter().map(move |change| (source, change)))
-        };
-        if self.format == Format::Json {
-            let objects: Vec<_> = all()
-                .map(|(source, change)| json!({"file": source.name, "object": change.object, "notes": change.notes}))
-                .collect();
-            complain(json_report::text(&json!({ "objects": objects })).trim_end());
-            return;
-        }
-        for (source, change) in all() {
-            for note in &change.notes {
-                complain(&format!("{}: {}: {note}", source.name, change.object));
-            }
-        }
-        if all().next().is_none() {
-            let text = if self.uninject {
-                "no sidecar of inject was found; the manifests passed through"
-            } else {
-                "no workload was found; the manifests passed through"
-            };
-            complain(text);
-        } else if !self.uninject {
-            complain(
-                "what is left to do (docs/inject.md): every Service in front of these pods needs targetPort 8900, and the \
-                 ConfigMaps must be there",
-            );
-        }
+/// The changes of all texts. The report goes to stderr: stdout has the manifests.
+struct Injected<'a> {
+    args: &'a Args,
+    sources: &'a [ManifestSource],
+    changed: &'a [Changed],
+}
+
+impl Injected<'_> {
+    const WRITERS: Writers<Self, 2> = Writers([
+        (Format::Human, |injected| injected.text()),
+        (Format::Json, |injected| json_report::text(&injected.json())),
+    ]);
+
+    fn all(&self) -> impl Iterator<Item = (&ManifestSource, &ManifestChange)> {
+        let pairs = self.sources.iter().zip(self.changed);
+        pairs.flat_map(|(source, changed)| changed.changes.iter().map(move |change| (source, change)))
     }
 
-    fn report_refusal(&self, sources: &[Source], refusal: &Refusal) {
-        let file = sources.get(refusal.text).map_or(STDIN, |source| source.name.as_str());
-        if self.format == Format::Json {
-            let error = json!({"file": file, "line": refusal.line, "object": refusal.object, "field": refusal.field, "reason": refusal.reason});
-            complain(json_report::text(&json!({ "error": error })).trim_end());
-        } else {
-            complain(&format!("{file}:{}: {refusal}", refusal.line));
+    fn json(&self) -> Value {
+        let objects = self
+            .all()
+            .map(|(source, change)| json!({"file": source.name, "object": change.object, "notes": change.notes}));
+        json!({ "objects": objects.collect::<Vec<_>>() })
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for (source, change) in self.all() {
+            for note in &change.notes {
+                text.push_str(&format!("{}: {}: {note}\n", source.name, change.object));
+            }
         }
+        text.push_str(match (self.all().next(), self.args.uninject) {
+            (None, true) => "no sidecar of inject was found; the manifests passed through\n",
+            (None, false) => "no workload was found; the manifests passed through\n",
+            (Some(_), true) => "",
+            (Some(_), false) => {
+                "what is left to do (docs/inject.md): every Service in front of these pods needs targetPort 8900, and the \
+                 ConfigMaps must be there\n"
+            }
+        });
+        text
+    }
+}
+
+/// One object that cannot be changed: nothing was written.
+struct RefusedManifest<'a> {
+    file: &'a str,
+    refusal: &'a Refusal,
+}
+
+impl RefusedManifest<'_> {
+    const WRITERS: Writers<Self, 2> = Writers([
+        (Format::Human, |RefusedManifest { file, refusal }| {
+            format!("{file}:{}: {refusal}\n", refusal.line)
+        }),
+        (Format::Json, |RefusedManifest { file, refusal }| {
+            let error = json!({"file": file, "line": refusal.line, "object": refusal.object, "field": refusal.field, "reason": refusal.reason});
+            json_report::text(&json!({ "error": error }))
+        }),
+    ]);
+}
+
+/// Writes a report to stderr; an empty one is no line.
+fn complain_with(report: Result<String, String>) {
+    let report = report.unwrap_or_else(|message| message);
+    if !report.is_empty() {
+        complain(report.trim_end());
     }
 }
 
@@ -251,7 +289,7 @@ fn stream(changed: &[Changed]) -> String {
     stream
 }
 
-fn read_stdin() -> Result<Source, String> {
+fn read_stdin() -> Result<ManifestSource, String> {
     if std::io::stdin().is_terminal() {
         complain("reading manifests from the terminal; end with Ctrl-D, or see `cedargate inject --help`");
     }
@@ -259,17 +297,17 @@ fn read_stdin() -> Result<Source, String> {
     let limit = TEXT_BYTES_MAX as u64 + 1;
     let read = std::io::stdin().lock().take(limit).read_to_end(&mut bytes);
     read.map_err(|error| format!("cannot read stdin: {error}"))?;
-    Ok(Source {
+    Ok(ManifestSource {
         name: STDIN.to_owned(),
         path: None,
         text: String::from_utf8(bytes).map_err(|_why| "stdin is not UTF-8".to_owned())?,
     })
 }
 
-fn read_file(path: &Path) -> Result<Source, String> {
+fn read_file(path: &Path) -> Result<ManifestSource, String> {
     let shown = path.display();
     let bytes = read_small(path, TEXT_BYTES_MAX as u64).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
-    Ok(Source {
+    Ok(ManifestSource {
         name: shown.to_string(),
         // a link stays a link: the file that it leads to is written
         path: Some(

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use cedargate_policy::decision_tests::DecisionTests;
-use cedargate_policy::lint::{Described, Fix, LintFinding, RULES, Severity as RuleSeverity, lint, settle};
+use cedargate_policy::lint::{DescribedApp, Fix, LintFinding, RULES, Severity as RuleSeverity, lint, settle};
 use serde_json::json;
 
 use super::openapi_file::{OpenApiArg, OpenApiFile};
-use super::report::{Finding, Format, Severity, github, json as json_report, sarif, text};
+use super::report::{Finding, Format, Severity, Writers, github, json as json_report, sarif, text};
 use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::base::clock::unix_seconds;
@@ -30,14 +30,13 @@ pub(crate) struct Args {
     #[arg(long)]
     rules: bool,
     /// Format of the report
-    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Github, Format::Sarif]), default_value = "human")]
+    #[arg(long, value_parser = LintReport::WRITERS.parser(), default_value = "human")]
     format: Format,
 }
 
 pub(crate) fn run(args: &Args) -> Exit {
     if args.rules {
-        print(&rules(args.format));
-        return Exit::Ok;
+        return Exit::print_or_usage(RULE_LIST.write(args.format, &()));
     }
     Exit::or_usage(run_rules(args))
 }
@@ -54,12 +53,12 @@ fn run_rules(args: &Args) -> Result<Exit, String> {
         workbench = args.tree.open()?;
     }
     let Linted { findings, .. } = all(&workbench, &described);
-    print(&match args.format {
-        Format::Json => json_report::text(&json!({"findings": findings})),
-        Format::Github => github::findings(&findings),
-        Format::Sarif => json_report::text(&sarif::findings(&findings)),
-        Format::Human | Format::Junit | Format::Html => as_text(&findings, &workbench, &described),
-    });
+    let report = LintReport {
+        findings: &findings,
+        workbench: &workbench,
+        described: &described,
+    };
+    print(&LintReport::WRITERS.write(args.format, &report)?);
     let worst = findings.iter().map(|finding| finding.severity);
     let is_denied = |severity| match severity {
         Severity::Error => true,
@@ -71,6 +70,25 @@ fn run_rules(args: &Args) -> Result<Exit, String> {
     } else {
         Exit::Ok
     })
+}
+
+struct LintReport<'a> {
+    findings: &'a [Finding],
+    workbench: &'a Workbench,
+    described: &'a [OpenApiFile],
+}
+
+impl LintReport<'_> {
+    const WRITERS: Writers<Self, 4> = Writers([
+        (Format::Human, |report| {
+            as_text(report.findings, report.workbench, report.described)
+        }),
+        (Format::Json, |report| {
+            json_report::text(&json!({"findings": report.findings}))
+        }),
+        (Format::Github, |report| github::findings(report.findings)),
+        (Format::Sarif, |report| json_report::text(&sarif::findings(report.findings))),
+    ]);
 }
 
 /// The findings of every portal, each once, and what can be mended.
@@ -110,7 +128,7 @@ pub(super) fn of_loads(loads: &[PortalLoad<'_>], described: &[OpenApiFile]) -> V
             return Vec::new();
         };
         let file = described.iter().find(|file| file.portal == load.portal.slug.as_str());
-        let described = file.map(|file| Described {
+        let described = file.map(|file| DescribedApp {
             api: &file.api,
             file: &file.name,
             text: &file.text,
@@ -160,23 +178,27 @@ fn as_text(findings: &[Finding], workbench: &Workbench, described: &[OpenApiFile
     report
 }
 
-fn rules(format: Format) -> String {
-    let word = |severity| match severity {
+/// The list of `--rules`.
+const RULE_LIST: Writers<(), 2> = Writers([
+    (Format::Human, |()| {
+        let lines = RULES
+            .iter()
+            .map(|rule| format!("{:<22}{:<9}{}\n", rule.id, severity_word(rule.severity), rule.reason));
+        lines.collect()
+    }),
+    (Format::Json, |()| {
+        let rules = RULES
+            .iter()
+            .map(|rule| json!({"id": rule.id, "severity": severity_word(rule.severity), "reason": rule.reason}));
+        json_report::text(&json!({"rules": rules.collect::<Vec<_>>()}))
+    }),
+]);
+
+fn severity_word(severity: RuleSeverity) -> &'static str {
+    match severity {
         RuleSeverity::Error => "error",
         RuleSeverity::Warning => "warning",
         RuleSeverity::Note => "note",
-    };
-    match format {
-        Format::Json => {
-            let rules = RULES
-                .iter()
-                .map(|rule| json!({"id": rule.id, "severity": word(rule.severity), "reason": rule.reason}));
-            json_report::text(&json!({"rules": rules.collect::<Vec<_>>()}))
-        }
-        _ => RULES
-            .iter()
-            .map(|rule| format!("{:<22}{:<9}{}\n", rule.id, word(rule.severity), rule.reason))
-            .collect(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use url::form_urlencoded::Serializer;
 
-use super::control::{Target, with_socket};
+use super::control::{ControlTarget, with_socket};
 use super::{Exit, print};
 
 #[derive(clap::Args)]
@@ -15,7 +15,7 @@ use super::{Exit, print};
 )]
 pub(crate) struct Args {
     #[command(flatten)]
-    target: Target,
+    target: ControlTarget,
     /// off, error, warn, info, debug, trace, or a filter as in CEDARGATE_LOG
     #[arg(conflicts_with = "revert")]
     level: Option<String>,

@@ -45,14 +45,14 @@ pub(crate) struct Args {
     ca_file: Option<PathBuf>,
     /// The token to print
     #[arg(long, value_enum, default_value = "access")]
-    token: Kind,
+    token: WantedToken,
     /// Write the token to this file, which only its owner can read, instead of stdout
     #[arg(long, short)]
     output: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum Kind {
+enum WantedToken {
     Access,
     Id,
 }
@@ -177,8 +177,8 @@ impl Args {
 
     fn choose(&self, tokens: DeviceTokens) -> Result<Redacted<String>, String> {
         match self.token {
-            Kind::Access => Ok(tokens.access_token),
-            Kind::Id => tokens
+            WantedToken::Access => Ok(tokens.access_token),
+            WantedToken::Id => tokens
                 .id_token
                 .ok_or_else(|| "the provider gave no ID token; ask for `--scope openid`".to_owned()),
         }

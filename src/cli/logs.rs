@@ -1,7 +1,5 @@
 //! Decision logs for commands: which to read, the progress while reading, and what could not be read.
 
-pub(super) mod grid;
-
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
@@ -11,8 +9,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::report::text::escaped;
+use super::report::{ReportPart, Severity, Table};
 use super::tree::{PortalLoad, Workbench};
-use super::{Exit, Paint, complain};
+use super::{Exit, complain};
 use crate::app::STACK_BYTES;
 use crate::base::clock::unix_millis;
 use crate::base::terminal::counted;
@@ -22,6 +21,8 @@ use crate::replay::{
 
 /// Lines between two looks at the progress bar's time.
 const TICK: Duration = Duration::from_millis(200);
+/// Groups that people are shown; scripts get all.
+const GROUPS_SHOWN_MAX: usize = 50;
 
 /// The logs of a command.
 #[derive(clap::Args)]
@@ -41,15 +42,6 @@ pub(super) struct LogArgs {
 /// A time in Unix milliseconds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Since(i64);
-
-/// The form of a report on logs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub(super) enum ReportFormat {
-    Human,
-    Json,
-    /// For a comment on a pull request
-    Markdown,
-}
 
 impl LogArgs {
     /// The records that count.
@@ -175,12 +167,12 @@ pub(super) fn example_json(example: &Example) -> Value {
 
 /// The changes of decisions at which a command fails.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub(super) enum FailOn {
+pub(super) enum FailOnFlip {
     Flip,
     Widen,
 }
 
-impl FailOn {
+impl FailOnFlip {
     /// `widened`: decisions that become an allow. `narrowed`: those that become a deny.
     pub fn exit(wanted: Option<Self>, widened: u64, narrowed: u64) -> Exit {
         let fails = match wanted {
@@ -203,20 +195,62 @@ fn since(text: &str) -> Result<Since, String> {
     Ok(Since(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
 }
 
-/// The line above the decisions of one change; coloured if there are some.
-pub(super) fn change_head(change: DecisionChange, title: &str, count: u64, paint: Paint) -> String {
-    let head = format!("{title}: {count}");
-    let head = match (change, count) {
-        (_, 0) => head,
-        (DecisionChange::NewlyAllowed, _) => paint.red(&head),
-        (DecisionChange::NewlyDenied, _) => paint.yellow(&head),
-    };
-    format!("\n{head}\n")
+/// The decisions of one change, in groups.
+pub(super) struct ChangedDecisions<'a> {
+    pub change: DecisionChange,
+    pub title: &'a str,
+    /// Of all groups.
+    pub count: u64,
+    /// A row for each group, the most frequent first.
+    pub groups: Table,
+}
+
+impl ChangedDecisions<'_> {
+    /// A heading, and the first groups below it. It is coloured if there are some.
+    pub fn parts(self) -> Vec<ReportPart> {
+        let severity = match self.change {
+            _ if self.count == 0 => None,
+            DecisionChange::NewlyAllowed => Some(Severity::Error),
+            DecisionChange::NewlyDenied => Some(Severity::Warning),
+        };
+        let text = format!("{}: {}", self.title, self.count);
+        let mut parts = vec![ReportPart::Heading { text, severity }];
+        if self.count == 0 {
+            return parts;
+        }
+        let mut groups = self.groups;
+        let more = groups.rows.len().saturating_sub(GROUPS_SHOWN_MAX);
+        groups.rows.truncate(GROUPS_SHOWN_MAX);
+        parts.push(ReportPart::Table(groups));
+        if more > 0 {
+            let more = counted(more as u64, "more group", "more groups");
+            parts.push(ReportPart::Lines(format!("  … and {more} (--format json has all)\n")));
+        }
+        parts
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_says_how_many_groups_it_leaves_out() {
+        let changed = |groups: usize| ChangedDecisions {
+            change: DecisionChange::NewlyAllowed,
+            title: "newly allowed",
+            count: 70,
+            groups: Table {
+                head: &["role"],
+                rows: vec![vec!["viewer".to_owned()]; groups],
+            },
+        };
+        let shown = |groups: usize| crate::cli::report::text::parts(&changed(groups).parts(), crate::cli::Paint::PLAIN);
+        assert!(!shown(50).contains("more"), "{}", shown(50));
+        let text = shown(52);
+        assert!(text.ends_with("  … and 2 more groups (--format json has all)\n"), "{text}");
+        assert_eq!(text.matches("viewer").count(), 50);
+    }
 
     #[test]
     fn since_takes_a_time_a_day_and_a_span() {

@@ -10,7 +10,7 @@ use cedargate_policy::matrix::{Cell, CellAnswer, Column, Matrix, Row};
 
 use serde_json::Value;
 
-use super::report::{Finding, Severity};
+use super::report::{Finding, Format, Severity, Writers};
 use super::tree::TreeArgs;
 use super::{Exit, Paint, complain, print};
 
@@ -26,18 +26,17 @@ pub(crate) struct Args {
     #[arg(long, short)]
     portal: Option<String>,
     /// Format of the report; html is one page that needs nothing else
-    #[arg(long, value_enum, default_value = "human")]
+    #[arg(long, value_parser = WRITERS.parser(), default_value = "human")]
     format: Format,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Format {
-    Human,
-    Markdown,
-    Csv,
-    Html,
-    Json,
-}
+const WRITERS: Writers<Vec<PortalMatrix>, 5> = Writers([
+    (Format::Human, |matrices| text::report(matrices, Paint::stdout())),
+    (Format::Markdown, |matrices| markdown::report(matrices)),
+    (Format::Csv, |matrices| csv::report(matrices)),
+    (Format::Html, |matrices| page::html(matrices)),
+    (Format::Json, |matrices| json::report(matrices)),
+]);
 
 /// The matrix of one portal, with its name.
 pub(super) struct PortalMatrix {
@@ -79,13 +78,7 @@ fn show(args: &Args) -> Result<Exit, String> {
         let source = |file: &str| workbench.source(file);
         complain(super::report::text::findings(&findings, &source, Paint::stderr()).trim_end());
     }
-    print(&match args.format {
-        Format::Human => text::report(&matrices, Paint::stdout()),
-        Format::Markdown => markdown::report(&matrices),
-        Format::Csv => csv::report(&matrices),
-        Format::Html => page::html(&matrices),
-        Format::Json => json::report(&matrices),
-    });
+    print(&WRITERS.write(args.format, &matrices)?);
     Ok(if findings.is_empty() { Exit::Ok } else { Exit::Invalid })
 }
 

@@ -111,8 +111,8 @@ impl QueryArgs {
         let workbench = self.tree.open()?;
         let load = workbench.load_untested_one(workbench.named(&ask.portal)?);
         let credential = match &ask.subject {
-            SubjectSource::Principal(_) => Credential::None,
-            SubjectSource::Token(token) => Credential::Token(token.expose().as_str()),
+            SubjectSource::Principal(_) => ClaimedCredential::None,
+            SubjectSource::Token(token) => ClaimedCredential::Token(token.expose().as_str()),
             SubjectSource::Header => return Err("the request needs a `principal` or a `token`".to_owned()),
         };
         answered(&load, &credential, unix_millis(), |_| QueryForm::Named(ask.query()), answer)
@@ -131,9 +131,9 @@ impl QueryArgs {
             context: None,
         };
         let credential = match (&self.token, claims) {
-            (Some(token), _) => Credential::Token(token),
-            (None, Some(claims)) => Credential::Claims(claims),
-            (None, None) => Credential::None,
+            (Some(token), _) => ClaimedCredential::Token(token),
+            (None, Some(claims)) => ClaimedCredential::Claims(claims),
+            (None, None) => ClaimedCredential::None,
         };
         line.ask(&workbench, &credential, unix_millis(), answer)
     }
@@ -159,7 +159,7 @@ impl RequestLine<'_> {
     pub fn ask<T>(
         &self,
         workbench: &Workbench,
-        credential: &Credential<'_>,
+        credential: &ClaimedCredential<'_>,
         now_millis: i64,
         answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T,
     ) -> Result<T, String> {
@@ -204,7 +204,7 @@ impl RequestLine<'_> {
 }
 
 /// The proof of a query's caller, which no command checks.
-pub(super) enum Credential<'a> {
+pub(super) enum ClaimedCredential<'a> {
     None,
     Token(&'a str),
     Claims(Map<String, Value>),
@@ -213,7 +213,7 @@ pub(super) enum Credential<'a> {
 /// Asks the portal's revision. `asked` gets the tenant of the caller.
 pub(super) fn answered<'q, T>(
     load: &'q PortalLoad<'q>,
-    credential: &Credential<'_>,
+    credential: &ClaimedCredential<'_>,
     now_millis: i64,
     asked: impl FnOnce(Option<&str>) -> QueryForm<'q>,
     answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T,
@@ -221,9 +221,9 @@ pub(super) fn answered<'q, T>(
     let problems = || load.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let revision = load.revision.as_deref().ok_or_else(problems)?;
     let identity = match credential {
-        Credential::None => None,
-        Credential::Token(token) => Some(token_claims(token).and_then(|claims| identity(load.portal, claims))),
-        Credential::Claims(claims) => Some(identity(load.portal, claims.clone())),
+        ClaimedCredential::None => None,
+        ClaimedCredential::Token(token) => Some(token_claims(token).and_then(|claims| identity(load.portal, claims))),
+        ClaimedCredential::Claims(claims) => Some(identity(load.portal, claims.clone())),
     };
     let caller = match identity {
         None => OfflineCaller::Anonymous,

@@ -1,14 +1,17 @@
-//! Pages and the command line: `docs/cli.md` is made from clap's own description, and every command that a page shows parses.
+//! Pages and the command line: `docs/cli.md` is made from clap's own description, and every command that a page shows
+//! parses.
 //!
 //! `CEDARGATE_ACCEPT=1 cargo test --lib cli_page` writes `docs/cli.md` anew.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
+use clap::builder::PossibleValue;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
 
 use super::Cli;
+use super::report::Format;
 
 const PAGE: &str = "docs/cli.md";
 const HEAD: &str = "# Command line\n\n\
@@ -280,6 +283,44 @@ fn words(line: &str) -> Vec<String> {
 
 fn is_placeholder(word: &str) -> bool {
     word.len() > 2 && word.chars().all(|letter| letter.is_ascii_uppercase())
+}
+
+/// Every command that has `--format`, with its words.
+fn commands_with_formats(command: &clap::Command, words: &[String], found: &mut Vec<(Vec<String>, clap::Arg)>) {
+    let format = command.get_arguments().find(|argument| argument.get_long() == Some("format"));
+    found.extend(format.map(|format| (words.to_vec(), format.clone())));
+    for sub in command.get_subcommands() {
+        let words = [words, &[sub.get_name().to_owned()]].concat();
+        commands_with_formats(sub, &words, found);
+    }
+}
+
+#[test]
+fn formats_of_all_commands_are_those_of_reports_and_any_other_is_one_usage_error() {
+    let mut found = Vec::new();
+    commands_with_formats(&Cli::command(), &["cedargate".to_owned()], &mut found);
+    assert!(found.len() >= 15, "{found:?}");
+    let all: Vec<PossibleValue> = Format::value_variants()
+        .iter()
+        .filter_map(ValueEnum::to_possible_value)
+        .collect();
+    for (words, format) in found {
+        let offered = format.get_possible_values();
+        assert!(offered.len() >= 2, "{words:?}");
+        for value in &offered {
+            assert!(all.contains(value), "{words:?} has a format of its own: {value:?}");
+        }
+        for other in all.iter().filter(|value| !offered.contains(value)) {
+            let arguments = [words.clone(), vec!["--format".to_owned(), other.get_name().to_owned()]].concat();
+            let error = Cli::try_parse_from(arguments).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::InvalidValue, "{words:?}: {error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("possible values") && text.contains("human"),
+                "{words:?}: {text}"
+            );
+        }
+    }
 }
 
 #[test]

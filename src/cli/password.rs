@@ -14,7 +14,7 @@ const PASSWORD_CHARS_MIN: usize = 8;
 
 /// The source of a password.
 #[derive(Clone, Copy)]
-pub(super) enum Source {
+pub(super) enum PasswordSource {
     Terminal,
     Stdin,
 }
@@ -28,20 +28,20 @@ pub(crate) struct PasswordArgs {
 }
 
 impl PasswordArgs {
-    pub fn source(&self) -> Source {
+    pub fn source(&self) -> PasswordSource {
         if self.password_stdin {
-            Source::Stdin
+            PasswordSource::Stdin
         } else {
-            Source::Terminal
+            PasswordSource::Terminal
         }
     }
 }
 
 /// Reads a new password: twice at the terminal, once from stdin. `Err` is a text for the user.
-pub(super) fn read_password(source: Source) -> Result<String, String> {
+pub(super) fn read_password(source: PasswordSource) -> Result<String, String> {
     let password = match source {
-        Source::Stdin => read_stdin()?,
-        Source::Terminal => {
+        PasswordSource::Stdin => read_stdin()?,
+        PasswordSource::Terminal => {
             let no_terminal =
                 |_error| "there is no terminal to ask for a password on; pipe it in with --password-stdin".to_owned();
             let mut terminal = Terminal::open().map_err(no_terminal)?;

@@ -26,7 +26,7 @@ const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
 const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8903);
 
 #[derive(clap::Args)]
-pub(crate) struct Target {
+pub(crate) struct AdminTarget {
     /// Address of the admin listener; default: what the configuration says, else 127.0.0.1:8903
     #[arg(long)]
     address: Option<SocketAddr>,
@@ -37,7 +37,7 @@ pub(crate) struct Target {
 #[derive(clap::Args)]
 pub(crate) struct HealthArgs {
     #[command(flatten)]
-    target: Target,
+    target: AdminTarget,
     /// Ask for readiness instead of liveness
     #[arg(long)]
     ready: bool,
@@ -65,7 +65,7 @@ struct UrlArgs {
 #[derive(clap::Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
-    target: Target,
+    target: AdminTarget,
 }
 
 pub(crate) fn healthcheck(args: &HealthArgs) -> Exit {
@@ -79,7 +79,7 @@ pub(crate) fn status(args: &StatusArgs) -> Exit {
     ask(&args.target, "/status")
 }
 
-fn ask(target: &Target, path: &str) -> Exit {
+fn ask(target: &AdminTarget, path: &str) -> Exit {
     let address = match address(target) {
         Ok(address) => address,
         Err(message) => return Exit::or_usage(Err(message)),
@@ -166,7 +166,7 @@ fn trim_brackets(host: &str) -> &str {
 }
 
 /// The address to connect to. A listener on all addresses (`0.0.0.0`, `::`) is reached on loopback.
-fn address(target: &Target) -> Result<SocketAddr, String> {
+fn address(target: &AdminTarget) -> Result<SocketAddr, String> {
     let mut address = match (&target.address, &target.config.found()) {
         (Some(address), _) => *address,
         (None, Some(path)) => {

@@ -2,8 +2,8 @@
 
 pub(super) mod output;
 
-use super::logs::{self, FailOn, LogArgs, ReportFormat};
-use super::report::json as json_report;
+use super::logs::{self, FailOnFlip, LogArgs};
+use super::report::{Format, Writers, json as json_report};
 use super::tree::TreeArgs;
 use super::{Exit, Paint, print};
 use crate::replay::{Baseline, Comparison, DecisionChange, Flips};
@@ -19,12 +19,20 @@ pub(crate) struct Args {
     logs: LogArgs,
     /// Exit with 4: `flip` if any decision changes, `widen` if any becomes an allow
     #[arg(long, value_enum)]
-    fail_on: Option<FailOn>,
+    fail_on: Option<FailOnFlip>,
     /// The form of the report
-    #[arg(long, value_enum, default_value = "human")]
-    format: ReportFormat,
+    #[arg(long, value_parser = output::Report::WRITERS.parser(), default_value = "human")]
+    format: Format,
     #[command(flatten)]
     tree: TreeArgs,
+}
+
+impl output::Report<'_> {
+    const WRITERS: Writers<Self, 3> = Writers([
+        (Format::Human, |report| report.text(Paint::stdout())),
+        (Format::Json, |report| json_report::text(&report.json())),
+        (Format::Markdown, |report| report.markdown()),
+    ]);
 }
 
 pub(crate) fn run(args: &Args) -> Exit {
@@ -50,12 +58,12 @@ fn replay(args: &Args) -> Result<Exit, String> {
         totals: &reading.totals,
         loads: &loads,
     };
-    print(&match args.format {
-        ReportFormat::Human => report.text(Paint::stdout()),
-        ReportFormat::Json => json_report::text(&report.json()),
-        ReportFormat::Markdown => report.markdown(),
-    });
+    print(&output::Report::WRITERS.write(args.format, &report)?);
     let flips = &reading.visitor;
     let widened = flips.count(DecisionChange::NewlyAllowed) + flips.ungrouped;
-    Ok(FailOn::exit(args.fail_on, widened, flips.count(DecisionChange::NewlyDenied)))
+    Ok(FailOnFlip::exit(
+        args.fail_on,
+        widened,
+        flips.count(DecisionChange::NewlyDenied),
+    ))
 }

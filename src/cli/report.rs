@@ -1,14 +1,17 @@
 //! Reports: findings, decision-test cases and tables, printed the same way by every command.
 //!
-//! A command fills the types of this file and passes them to the writer of the wanted format: `text` for people, `json`
-//! for scripts, `junit` for test reports, `github` for annotations, `sarif` for code scanning. Reports go to stdout
-//! with `print`; messages to the user go to stderr with `complain`. A new format is one more writer; a new command
-//! needs none.
+//! A command fills the types of this file and names the formats it has (`Writers`), each with the writer of that format: `text`
+//! for people, `markdown` for comments, `json` for scripts, `csv` for spreadsheets, `junit` for test reports, `github` for
+//! annotations, `sarif` for code scanning. Reports go to stdout with `print`; messages to the user go to stderr with
+//! `complain`. A new format is one more writer; a new command needs none.
 
 pub(crate) mod cedar;
+pub(crate) mod csv;
+mod format;
 pub(crate) mod github;
 pub(crate) mod json;
 pub(crate) mod junit;
+pub(crate) mod markdown;
 pub(crate) mod sarif;
 pub(crate) mod text;
 
@@ -20,30 +23,15 @@ use cedargate_policy::decision::explain::Explanation;
 use cedargate_policy::decision_tests::{CaseResult, TestOutcome};
 use cedargate_policy::lint::{self, LintFinding};
 use cedargate_policy::revision::problem::Problem;
-use clap::ValueEnum;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
+pub(crate) use self::format::{Format, Writers};
 pub(crate) use crate::base::terminal::Paint;
 
 /// Rule of every finding of loading: parse, validation, entities, decision tests.
 const RULE_VALIDATION: &str = "validation";
 /// Rule of every finding about the configuration.
 const RULE_CONFIGURATION: &str = "configuration";
-
-/// The formats of all reports. Each command accepts some of them (`Format::among`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(crate) enum Format {
-    Human,
-    Json,
-    Junit,
-    /// Annotations for GitHub Actions
-    Github,
-    /// SARIF 2.1.0, for code scanning
-    Sarif,
-    /// One page that needs nothing else
-    Html,
-}
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -83,7 +71,7 @@ pub(crate) struct Finding {
 
 /// One decision test with its outcome.
 #[derive(Clone, Debug)]
-pub(crate) struct Case {
+pub(crate) struct TestCase {
     pub name: String,
     pub file: String,
     pub line: Option<usize>,
@@ -107,7 +95,7 @@ pub(crate) enum CaseOutcome {
 #[derive(Clone, Debug)]
 pub(crate) struct Suite {
     pub portal: String,
-    pub cases: Vec<Case>,
+    pub cases: Vec<TestCase>,
     /// Ids of the policies that decided no case.
     pub uncovered: Vec<String>,
     /// Errors that kept the portal, or a test file, from loading.
@@ -116,21 +104,36 @@ pub(crate) struct Suite {
 }
 
 /// The text of a file by its name in findings; `None` if it is not known.
-pub(crate) type Source<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(crate) type SourceText<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Rows of cells. A column's label precedes each of its cells, so that one line can be read alone.
+/// Rows of cells without a head. A label precedes each cell, so that one line can be read alone.
 #[derive(Clone, Debug)]
-pub(crate) struct Table {
-    pub columns: &'static [&'static str],
+pub(crate) struct Listing {
+    /// One for each column.
+    pub labels: &'static [&'static str],
     pub rows: Vec<Vec<String>>,
 }
 
-impl Format {
-    /// A parser for `--format` that accepts only `formats`.
-    pub fn among(formats: &'static [Self]) -> impl TypedValueParser<Value = Self> {
-        let names = formats.iter().filter_map(Self::to_possible_value);
-        PossibleValuesParser::new(names).try_map(|name| Self::from_str(&name, false))
-    }
+/// Rows below a head.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub head: &'static [&'static str],
+    pub rows: Vec<Vec<String>>,
+}
+
+/// A part of a report for people.
+#[derive(Clone, Debug)]
+pub(crate) enum ReportPart {
+    /// Lines of text, each with its line break.
+    Lines(String),
+    /// The parts below are about this portal.
+    Portal(String),
+    Heading {
+        text: String,
+        /// Colours the heading.
+        severity: Option<Severity>,
+    },
+    Table(Table),
 }
 
 impl Finding {
@@ -182,7 +185,7 @@ impl Finding {
     }
 }
 
-impl Case {
+impl TestCase {
     pub fn from_result(result: CaseResult, reasons: impl FnOnce(&Explanation) -> String) -> Self {
         Self {
             name: result.name,
@@ -263,7 +266,7 @@ mod tests {
     }
 
     pub(super) fn suite() -> Suite {
-        let case = |name: &str, outcome| Case {
+        let case = |name: &str, outcome| TestCase {
             name: name.to_owned(),
             file: "policies/p/tests/t.yaml".to_owned(),
             line: Some(7),
@@ -299,17 +302,5 @@ mod tests {
         let finding = Finding::from_problem(&problem, Severity::Warning, "p");
         assert_eq!(finding.to_string(), problem.to_string());
         assert_eq!(Finding::configuration("a.b: odd".to_owned()).to_string(), "a.b: odd");
-    }
-
-    #[test]
-    fn format_parser_accepts_only_the_formats_of_its_command() {
-        let parser = Format::among(&[Format::Human, Format::Junit]);
-        let command = clap::Command::new("c").arg(clap::Arg::new("format").long("format").value_parser(parser));
-        let parsed = |value: &str| {
-            let matches = command.clone().try_get_matches_from(["c", "--format", value]);
-            matches.ok().and_then(|m| m.get_one::<Format>("format").copied())
-        };
-        assert_eq!(parsed("junit"), Some(Format::Junit));
-        assert_eq!(parsed("json"), None);
     }
 }

@@ -6,14 +6,17 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::client::{ClientError, ClientResponse};
-use super::control::{Target, with_socket};
-use super::report::text::{escaped, table};
-use super::report::{Format, Table};
+use super::control::{ControlTarget, with_socket};
+use super::report::text::{escaped, listing};
+use super::report::{Format, Listing, Writers, json as json_report};
 use super::{Exit, Paint, complain, print};
 use crate::base::clock::rfc3339_millis;
 
 /// Labels of the listing's columns.
 const COLUMNS: &[&str] = &["", "", "tenant ", "portal ", "via ", "since ", "used "];
+
+/// The gate's answer to the question for sessions.
+const SESSIONS: Writers<Value, 2> = Writers([(Format::Human, as_text), (Format::Json, json_report::text)]);
 
 #[derive(clap::Subcommand)]
 pub(crate) enum SessionsCommand {
@@ -27,7 +30,7 @@ pub(crate) enum SessionsCommand {
 #[command(after_help = "Times are when the session began and when the store last heard of its use.")]
 pub(crate) struct ListArgs {
     #[command(flatten)]
-    target: Target,
+    target: ControlTarget,
     /// Only of this subject, as its issuer writes it
     #[arg(long)]
     subject: Option<String>,
@@ -43,8 +46,8 @@ pub(crate) struct ListArgs {
     /// At most so many, the youngest first
     #[arg(long, default_value = "1000")]
     limit: NonZeroUsize,
-    /// `human` or `json`
-    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
+    /// Format of the report
+    #[arg(long, value_parser = SESSIONS.parser(), default_value = "human")]
     format: Format,
 }
 
@@ -56,7 +59,7 @@ pub(crate) struct ListArgs {
 )]
 pub(crate) struct RevokeArgs {
     #[command(flatten)]
-    target: Target,
+    target: ControlTarget,
     /// One session, by its id in the listing
     #[arg(long)]
     session: Option<String>,
@@ -98,11 +101,9 @@ fn list(args: &ListArgs) -> Exit {
         if response.status != StatusCode::OK {
             return refused(&response);
         }
-        match args.format {
-            Format::Json => print(&response.body),
-            _ => print(&listing(&response)?),
-        }
-        Ok(Exit::Ok)
+        let not_json = || ClientError::Response("the gate's answer is not JSON".to_owned());
+        let body = response.json().ok_or_else(not_json)?;
+        Ok(Exit::print_or_usage(SESSIONS.write(args.format, &body)))
     })
 }
 
@@ -171,13 +172,11 @@ fn refused(response: &ClientResponse) -> Result<Exit, ClientError> {
     Ok(Exit::Failure)
 }
 
-fn listing(response: &ClientResponse) -> Result<String, ClientError> {
-    let not_json = || ClientError::Response("the gate's answer is not JSON".to_owned());
-    let body = response.json().ok_or_else(not_json)?;
+fn as_text(body: &Value) -> String {
     let none = Vec::new();
     let sessions = body.get("sessions").and_then(Value::as_array).unwrap_or(&none);
-    let mut text = table(&Table {
-        columns: COLUMNS,
+    let mut text = listing(&Listing {
+        labels: COLUMNS,
         rows: sessions.iter().map(row).collect(),
     });
     let unreadable = body.get("unreadable").and_then(Value::as_u64).unwrap_or_default();
@@ -192,7 +191,7 @@ fn listing(response: &ClientResponse) -> Result<String, ClientError> {
     let noun = if sessions.len() == 1 { "session" } else { "sessions" };
     let total = Paint::stdout().dim(&format!("{} {noun}{more}", sessions.len()));
     text.push_str(&format!("{total}\n"));
-    Ok(text)
+    text
 }
 
 fn row(session: &Value) -> Vec<String> {

@@ -2,15 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::logs::grid::Grid;
-use super::logs::{FailOn, LogArgs, ReportFormat, change_head, complain_about, totals_json};
-use super::report::json as json_report;
+use super::logs::{ChangedDecisions, FailOnFlip, LogArgs, complain_about, totals_json};
+use super::report::{Format, ReportPart, Table, Writers, json as json_report, markdown, text};
 use super::{Exit, Paint, print};
 use crate::base::terminal::counted;
 use crate::replay::{DecisionChange, Disagreements, Totals};
-
-/// Groups that people are shown; scripts get all.
-const GROUPS_SHOWN_MAX: usize = 50;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum ShadowCommand {
@@ -28,10 +24,10 @@ pub(crate) struct ReportArgs {
     logs: LogArgs,
     /// Exit with 4: `flip` if the sets disagree at all, `widen` if the candidate allows what is denied
     #[arg(long, value_enum)]
-    fail_on: Option<FailOn>,
+    fail_on: Option<FailOnFlip>,
     /// The form of the report
-    #[arg(long, value_enum, default_value = "human")]
-    format: ReportFormat,
+    #[arg(long, value_parser = ShadowReport::WRITERS.parser(), default_value = "human")]
+    format: Format,
 }
 
 pub(crate) fn run(command: &ShadowCommand) -> Exit {
@@ -39,18 +35,37 @@ pub(crate) fn run(command: &ShadowCommand) -> Exit {
     Exit::or_usage(report(args))
 }
 
+struct ShadowReport<'a> {
+    found: &'a Disagreements<'a>,
+    totals: &'a Totals,
+}
+
+impl ShadowReport<'_> {
+    const WRITERS: Writers<Self, 3> = Writers([
+        (Format::Human, |report| text::parts(&parts(report.found), Paint::stdout())),
+        (Format::Json, |report| {
+            json_report::text(&as_json(report.found, report.totals))
+        }),
+        (Format::Markdown, |report| markdown::parts(&parts(report.found))),
+    ]);
+}
+
 fn report(args: &ReportArgs) -> Result<Exit, String> {
     let selection = args.logs.selection();
     let reading = args.logs.read(|| Disagreements::new(selection))?;
     complain_about(&reading.totals);
     let found = &reading.visitor;
-    print(&match args.format {
-        ReportFormat::Human => as_text(found, Paint::stdout()),
-        ReportFormat::Markdown => as_markdown(found),
-        ReportFormat::Json => json_report::text(&as_json(found, &reading.totals)),
-    });
+    let report = ShadowReport {
+        found,
+        totals: &reading.totals,
+    };
+    print(&ShadowReport::WRITERS.write(args.format, &report)?);
     let widened = found.count(DecisionChange::NewlyAllowed) + found.ungrouped;
-    Ok(FailOn::exit(args.fail_on, widened, found.count(DecisionChange::NewlyDenied)))
+    Ok(FailOnFlip::exit(
+        args.fail_on,
+        widened,
+        found.count(DecisionChange::NewlyDenied),
+    ))
 }
 
 fn title(change: DecisionChange) -> &'static str {
@@ -82,10 +97,10 @@ fn headline(found: &Disagreements<'_>) -> String {
     text
 }
 
-fn grid(found: &Disagreements<'_>, change: DecisionChange) -> Grid {
+fn table(found: &Disagreements<'_>, change: DecisionChange) -> Table {
     let mut groups: Vec<_> = found.groups.iter().filter(|(key, _)| key.change == change).collect();
     groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.records));
-    let rows = groups.into_iter().take(GROUPS_SHOWN_MAX).map(|(key, group)| {
+    let rows = groups.into_iter().map(|(key, group)| {
         let example = group.examples.first();
         vec![
             group.records.to_string(),
@@ -100,33 +115,24 @@ fn grid(found: &Disagreements<'_>, change: DecisionChange) -> Grid {
             example.map(|example| example.decision_id.clone()).unwrap_or_default(),
         ]
     });
-    Grid {
+    Table {
         head: &["records", "portal", "roles", "route", "for example", "decision id"],
         rows: rows.collect(),
     }
 }
 
-fn as_text(found: &Disagreements<'_>, paint: Paint) -> String {
-    let mut text = headline(found);
+fn parts(found: &Disagreements<'_>) -> Vec<ReportPart> {
+    let mut parts = vec![ReportPart::Lines(headline(found))];
     for change in [DecisionChange::NewlyAllowed, DecisionChange::NewlyDenied] {
-        let count = found.count(change);
-        text.push_str(&change_head(change, title(change), count, paint));
-        if count > 0 {
-            text.push_str(&grid(found, change).text());
-        }
+        let changed = ChangedDecisions {
+            change,
+            title: title(change),
+            count: found.count(change),
+            groups: table(found, change),
+        };
+        parts.extend(changed.parts());
     }
-    text
-}
-
-fn as_markdown(found: &Disagreements<'_>) -> String {
-    let mut text = headline(found);
-    for change in [DecisionChange::NewlyAllowed, DecisionChange::NewlyDenied] {
-        text.push_str(&format!("\n### {}: {}\n", title(change), found.count(change)));
-        if found.count(change) > 0 {
-            text.push_str(&format!("\n{}", grid(found, change).markdown()));
-        }
-    }
-    text
+    parts
 }
 
 fn as_json(found: &Disagreements<'_>, totals: &Totals) -> Value {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use cedargate_policy::decision::coverage::{Coverage, PolicyCoverage};
 use cedargate_policy::decision::explain::Explanation;
-use cedargate_policy::decision_tests::{DecisionTests, Elsewhere, Failures, Options, Subject};
+use cedargate_policy::decision_tests::{DecisionTests, Failures, Options, PortalMismatch, Subject};
 use cedargate_policy::load::Loader;
 use cedargate_policy::portal::PortalTable;
 use cedargate_policy::portal::path::CanonicalPath;
@@ -17,8 +17,8 @@ use cedargate_policy::portal::path::rules::Case as PathCase;
 
 use serde_json::{Value, json};
 
-use self::coverage::{Percent, Reach};
-use super::report::{Case, Finding, Format, Severity, Suite, json as json_report, junit, text};
+use self::coverage::{Percent, TestReach};
+use super::report::{Finding, Format, Severity, Suite, TestCase, Writers, json as json_report, junit, text};
 use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::explained::text::reasons;
@@ -45,11 +45,34 @@ pub(crate) struct Args {
     #[arg(long)]
     watch: bool,
     /// Format of the report
-    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Junit, Format::Html]), default_value = "human")]
+    #[arg(long, value_parser = TestReport::WRITERS.parser(), default_value = "human")]
     format: Format,
 }
 
-/// What the tests of one portal gave.
+struct TestReport<'a> {
+    suites: &'a [Suite],
+    reach: Option<&'a TestReach>,
+    workbench: &'a Workbench,
+}
+
+impl TestReport<'_> {
+    const WRITERS: Writers<Self, 4> = Writers([
+        (Format::Human, |report| report.text(Paint::stdout())),
+        (Format::Json, |report| {
+            json_report::text(&as_json(report.suites, report.reach))
+        }),
+        (Format::Junit, |report| junit::suites(report.suites)),
+        (Format::Html, |report| html(&as_json(report.suites, report.reach))),
+    ]);
+
+    fn text(&self, paint: Paint) -> String {
+        let mut text = text::suites(self.suites, &|file| self.workbench.source(file), paint);
+        text.extend(self.reach.map(|reach| reach.as_text(paint)));
+        text
+    }
+}
+
+/// The results of one portal's tests.
 struct Tested {
     suite: Suite,
     /// Empty if it was not asked for.
@@ -75,18 +98,12 @@ fn test(args: &Args, workbench: &Workbench) -> Result<Exit, String> {
         ));
     }
     let (suites, reach) = run_all(args, workbench)?;
-    print(&match args.format {
-        Format::Json => json_report::text(&as_json(&suites, reach.as_ref())),
-        Format::Junit => junit::suites(&suites),
-        Format::Html => html(&as_json(&suites, reach.as_ref())),
-        Format::Human | Format::Github | Format::Sarif => {
-            let mut report = text::suites(&suites, &|file| workbench.source(file), Paint::stdout());
-            if let Some(reach) = &reach {
-                report.push_str(&reach.as_text(Paint::stdout()));
-            }
-            report
-        }
-    });
+    let report = TestReport {
+        suites: &suites,
+        reach: reach.as_ref(),
+        workbench,
+    };
+    print(&TestReport::WRITERS.write(args.format, &report)?);
     if suites.iter().any(|suite| !suite.findings.is_empty()) {
         return Ok(Exit::Invalid);
     }
@@ -94,7 +111,7 @@ fn test(args: &Args, workbench: &Workbench) -> Result<Exit, String> {
     if let Some(filter) = args.filter.as_ref().filter(|_| !has_case) {
         return Err(format!("no case has `{filter}` in its name"));
     }
-    let has_failed = suites.iter().any(|suite| suite.cases.iter().any(Case::has_failed));
+    let has_failed = suites.iter().any(|suite| suite.cases.iter().any(TestCase::has_failed));
     let mut exit = if has_failed { Exit::TestsFailed } else { Exit::Ok };
     if let (Some(wanted), Some(reach)) = (args.min_coverage, &reach)
         && !wanted.is_reached(reach.points)
@@ -134,7 +151,7 @@ fn html(report: &Value) -> String {
     standalone("#/tests", &[Datum::of("tree", &[], &tree), Datum::of("tests", &[], report)])
 }
 
-fn as_json(suites: &[Suite], reach: Option<&Reach>) -> Value {
+fn as_json(suites: &[Suite], reach: Option<&TestReach>) -> Value {
     let mut report = json_report::suites(suites);
     if let (Some(reach), Some(report)) = (reach, report.as_object_mut()) {
         report.insert("coverage".to_owned(), reach.as_json());
@@ -143,7 +160,7 @@ fn as_json(suites: &[Suite], reach: Option<&Reach>) -> Value {
 }
 
 /// Runs the cases of every portal.
-fn run_all(args: &Args, workbench: &Workbench) -> Result<(Vec<Suite>, Option<Reach>), String> {
+fn run_all(args: &Args, workbench: &Workbench) -> Result<(Vec<Suite>, Option<TestReach>), String> {
     let loads = workbench.load_untested();
     let table = PortalTable::new(&workbench.portals).map_err(|error| error.to_string())?;
     let tested: Vec<Tested> = loads
@@ -151,7 +168,7 @@ fn run_all(args: &Args, workbench: &Workbench) -> Result<(Vec<Suite>, Option<Rea
         .map(|load| tested(args, workbench, load, &|host, path| goes_to(&table, &loads, load, host, path)))
         .collect();
     let (suites, policies): (Vec<Suite>, Vec<_>) = tested.into_iter().map(|tested| (tested.suite, tested.policies)).unzip();
-    let reach = args.is_covered().then(|| Reach::of(&suites, policies));
+    let reach = args.is_covered().then(|| TestReach::of(&suites, policies));
     Ok((suites, reach))
 }
 
@@ -168,20 +185,23 @@ pub(super) fn goes_to(
     own: &PortalLoad<'_>,
     host: &str,
     path: &CanonicalPath,
-) -> Result<(), Elsewhere> {
+) -> Result<(), PortalMismatch> {
     let ignores_case = |index: usize| {
         let revision = loads.get(index).and_then(|load| load.revision.as_ref());
         revision.is_some_and(|revision| revision.file.paths.case == PathCase::Ignored)
     };
-    let found = table.choose(host, path, ignores_case).map_err(Elsewhere::Refused)?;
+    let found = table.choose(host, path, ignores_case).map_err(PortalMismatch::Refused)?;
     match found.and_then(|index| loads.get(index)) {
         Some(load) if load.portal.slug == own.portal.slug => Ok(()),
-        Some(load) => Err(Elsewhere::Portal(format!(
+        Some(load) => Err(PortalMismatch::Portal(format!(
             "`{}` on host `{host}` goes to portal `{}`",
             path.id(),
             load.portal.slug
         ))),
-        None => Err(Elsewhere::Portal(format!("no portal gets `{}` on host `{host}`", path.id()))),
+        None => Err(PortalMismatch::Portal(format!(
+            "no portal gets `{}` on host `{host}`",
+            path.id()
+        ))),
     }
 }
 
@@ -194,7 +214,7 @@ fn tested(
     args: &Args,
     workbench: &Workbench,
     load: &PortalLoad<'_>,
-    matching: &(dyn Fn(&str, &CanonicalPath) -> Result<(), Elsewhere> + Sync),
+    matching: &(dyn Fn(&str, &CanonicalPath) -> Result<(), PortalMismatch> + Sync),
 ) -> Tested {
     let started = Instant::now();
     let portal = load.portal.slug.to_string();
@@ -223,7 +243,7 @@ fn tested(
             matching: Some(matching),
         };
         let results = parallel::run(&tests, &subject, &options);
-        cases.extend(results.into_iter().map(|result| Case::from_result(result, explained)));
+        cases.extend(results.into_iter().map(|result| TestCase::from_result(result, explained)));
         let decided: BTreeSet<&str> = cases.iter().flat_map(|case| &case.deciding).map(String::as_str).collect();
         let ids = revision
             .rules

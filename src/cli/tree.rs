@@ -51,17 +51,17 @@ pub(crate) struct Workbench {
     /// The folders of the files; `None`: they come from a bundle.
     folders: Option<PolicyFolders>,
     /// Its portals, loaded untested; filled by `keep`.
-    kept: OnceLock<Vec<Kept>>,
+    kept: OnceLock<Vec<CachedLoad>>,
 }
 
 /// A loaded portal that further questions use again.
-struct Kept {
+struct CachedLoad {
     revision: Option<Arc<Revision>>,
     problems: Vec<Problem>,
 }
 
 /// A tree as it was read.
-struct Reading {
+struct ReadTree {
     tree: Tree,
     is_settled: bool,
     /// The policy folder, or the bundle.
@@ -121,13 +121,13 @@ impl TreeArgs {
     pub(crate) fn at(config: ConfigFile, dir: Option<PathBuf>) -> Self {
         Self { config, dir }
     }
-    fn read(&self, loaded: Option<&Loaded>) -> Result<Reading, String> {
+    fn read(&self, loaded: Option<&Loaded>) -> Result<ReadTree, String> {
         let places = match (&self.dir, loaded) {
-            (Some(dir), _) if dir.is_file() => return Reading::of_bundle(dir),
+            (Some(dir), _) if dir.is_file() => return ReadTree::of_bundle(dir),
             (Some(dir), _) => places(dir)?,
             (None, Some(loaded)) => {
                 if let Some(bundle) = &loaded.config.bundle {
-                    return Ok(Reading::of_kept(&bundle.state_dir));
+                    return Ok(ReadTree::of_kept(&bundle.state_dir));
                 }
                 let policies = &loaded.config.policies;
                 PolicyFolders {
@@ -138,7 +138,7 @@ impl TreeArgs {
             (None, None) => places(Path::new("."))?,
         };
         let settled = places.read_settled(READ_ATTEMPTS);
-        Ok(Reading {
+        Ok(ReadTree {
             is_settled: settled.is_some(),
             tree: settled.unwrap_or_else(|| places.read()),
             place: places.policies.clone(),
@@ -148,7 +148,7 @@ impl TreeArgs {
     }
 }
 
-impl Reading {
+impl ReadTree {
     /// SECURITY: without a look at signatures; a command that reads a bundle only reports what it holds.
     fn of_bundle(path: &Path) -> Result<Self, String> {
         Ok(Self {
@@ -185,7 +185,7 @@ pub(crate) struct FileEdit<'a> {
 impl Workbench {
     /// A tree that was read elsewhere; `place` names it in messages.
     pub(crate) fn of_tree(config: &ConfigFile, tree: Tree, place: &str) -> Result<Self, String> {
-        let reading = Reading {
+        let reading = ReadTree {
             tree,
             is_settled: true,
             place: PathBuf::from(place),
@@ -195,7 +195,7 @@ impl Workbench {
         Self::new(config.loaded()?, reading)
     }
 
-    fn new(loaded: Option<Loaded>, reading: Reading) -> Result<Self, String> {
+    fn new(loaded: Option<Loaded>, reading: ReadTree) -> Result<Self, String> {
         let config = match &loaded {
             Some(loaded) => loaded.config.clone(),
             None => Config::from_yaml(TEST_ISSUER).map_err(|e| e.to_string())?,
@@ -246,7 +246,7 @@ impl Workbench {
             let folder = name.strip_prefix("policies/").and_then(|rest| rest.split_once('/'));
             tree.slugs.extend(folder.and_then(|(folder, _)| PortalSlug::parse(folder)));
         }
-        let reading = Reading {
+        let reading = ReadTree {
             tree,
             is_settled: true,
             place: self
@@ -315,7 +315,7 @@ impl Workbench {
         self.kept.get_or_init(|| {
             let loads = self.load_untested().into_iter();
             loads
-                .map(|load| Kept {
+                .map(|load| CachedLoad {
                     revision: load.revision,
                     problems: load.problems,
                 })
@@ -433,7 +433,7 @@ impl Workbench {
     }
 }
 
-impl Kept {
+impl CachedLoad {
     fn load<'a>(&self, portal: &'a PortalScope) -> PortalLoad<'a> {
         PortalLoad {
             portal,

@@ -8,14 +8,13 @@ use cedargate_policy::decision::{Caller, Decision, Query};
 use cedargate_policy::decision_tests::{DecisionTests, Options, Subject};
 use serde_json::{Value, json};
 
-use super::logs::grid::Grid;
-use super::logs::{self, LogArgs, ReportFormat, complain_about, totals_json};
-use super::report::json as json_report;
+use super::logs::{self, LogArgs, complain_about, totals_json};
+use super::report::{Format, ReportPart, Table, Writers, json as json_report, markdown, text};
 use super::tree::{PortalLoad, TreeArgs};
-use super::{Exit, complain, print};
+use super::{Exit, Paint, complain, print};
 use crate::base::clock::rfc3339_millis;
 use crate::base::terminal::counted;
-use crate::replay::{Kind, Named, Totals, Usage};
+use crate::replay::{NamedUse, Totals, Usage, UsedKind};
 
 const DAY_MILLIS: i64 = 24 * 60 * 60 * 1000;
 
@@ -32,10 +31,24 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     days: Option<u16>,
     /// The form of the report
-    #[arg(long, value_enum, default_value = "human")]
-    format: ReportFormat,
+    #[arg(long, value_parser = UsageReport::WRITERS.parser(), default_value = "human")]
+    format: Format,
     #[command(flatten)]
     tree: TreeArgs,
+}
+
+struct UsageReport<'a> {
+    unused: &'a [Unused],
+    used: &'a Usage<'a>,
+    totals: &'a Totals,
+}
+
+impl UsageReport<'_> {
+    const WRITERS: Writers<Self, 3> = Writers([
+        (Format::Human, |report| text::parts(&report.parts(), Paint::stdout())),
+        (Format::Json, |report| json_report::text(&report.json())),
+        (Format::Markdown, |report| markdown::parts(&report.parts())),
+    ]);
 }
 
 /// What is not used in one portal.
@@ -97,11 +110,12 @@ fn usage(args: &Args) -> Result<Exit, String> {
         .filter(is_asked)
         .filter_map(|load| unused(load, used, since))
         .collect();
-    print(&match args.format {
-        ReportFormat::Human => as_text(&unused, used),
-        ReportFormat::Markdown => as_markdown(&unused, used),
-        ReportFormat::Json => json_report::text(&as_json(&unused, used, &reading.totals)),
-    });
+    let report = UsageReport {
+        unused: &unused,
+        used,
+        totals: &reading.totals,
+    };
+    print(&UsageReport::WRITERS.write(args.format, &report)?);
     Ok(Exit::Ok)
 }
 
@@ -132,7 +146,7 @@ fn complain_about_reach(args: &Args, used: &Usage<'_>, since: i64) {
 fn unused(load: &PortalLoad<'_>, used: &Usage<'_>, since: i64) -> Option<Unused> {
     let revision = load.revision.as_deref()?;
     let portal = load.portal.slug.as_str();
-    let named = |name: &str| Named {
+    let named = |name: &str| NamedUse {
         portal: portal.to_owned(),
         name: name.to_owned(),
     };
@@ -179,7 +193,7 @@ fn unlike_tests(subject: &Subject<'_>, tests: &DecisionTests<'_>, used: &Usage<'
             let resource = &target.resource.uid;
             let action = schema.action_text(&target.action);
             let ty = schema.type_text(resource.type_name());
-            let kind = Kind::new(portal, &action, &ty, resource.id().unescaped());
+            let kind = UsedKind::new(portal, &action, &ty, resource.id().unescaped());
             let roles = caller.identity().map(|identity| identity.roles.iter().cloned().collect());
             let roles: BTreeSet<String> = roles.unwrap_or_default();
             is_like.store(used.resembles(&kind, &roles, since), Ordering::Relaxed);
@@ -215,8 +229,8 @@ fn headline(used: &Usage<'_>) -> String {
     )
 }
 
-/// The three tables of a portal, each with its title.
-fn tables(unused: &Unused) -> Vec<Titled> {
+/// The three tables of a portal, each below its heading.
+fn tables(unused: &Unused) -> Vec<ReportPart> {
     let place = |test: &UnlikeTest| match test.line {
         Some(line) => format!("{}:{line}", test.file),
         None => test.file.clone(),
@@ -229,94 +243,75 @@ fn tables(unused: &Unused) -> Vec<Titled> {
     let tests = unused.tests.iter().map(|test| vec![test.name.clone(), place(test)]);
     let permits_total = unused.permits_total;
     let tests_total = unused.tests_total;
-    vec![
-        Titled {
-            title: format!("permits not used: {} of {permits_total}", unused.permits.len()),
-            grid: Grid {
-                head: &["permit", "last used", "place"],
-                rows: permits.collect(),
-            },
-        },
-        Titled {
-            title: format!("roles not exercised: {}", unused.roles.len()),
-            grid: Grid {
-                head: &["role", "last seen"],
-                rows: roles.collect(),
-            },
-        },
-        Titled {
-            title: format!("tests that no traffic resembles: {} of {tests_total}", unused.tests.len()),
-            grid: Grid {
-                head: &["test", "place"],
-                rows: tests.collect(),
-            },
-        },
-    ]
+    let mut parts = titled(
+        format!("permits not used: {} of {permits_total}", unused.permits.len()),
+        &["permit", "last used", "place"],
+        permits.collect(),
+    );
+    parts.extend(titled(
+        format!("roles not exercised: {}", unused.roles.len()),
+        &["role", "last seen"],
+        roles.collect(),
+    ));
+    parts.extend(titled(
+        format!("tests that no traffic resembles: {} of {tests_total}", unused.tests.len()),
+        &["test", "place"],
+        tests.collect(),
+    ));
+    parts
 }
 
-struct Titled {
-    title: String,
-    grid: Grid,
-}
-
-fn as_text(unused: &[Unused], used: &Usage<'_>) -> String {
-    let mut text = headline(used);
-    for portal in unused {
-        text.push_str(&format!("\nportal {}\n", portal.portal));
-        for Titled { title, grid } in tables(portal) {
-            text.push_str(&format!("\n{title}\n"));
-            if !grid.rows.is_empty() {
-                text.push_str(&grid.text());
-            }
-        }
+/// A heading, and a table below it unless it is empty.
+fn titled(text: String, head: &'static [&'static str], rows: Vec<Vec<String>>) -> Vec<ReportPart> {
+    let mut parts = vec![ReportPart::Heading { text, severity: None }];
+    if !rows.is_empty() {
+        parts.push(ReportPart::Table(Table { head, rows }));
     }
-    text
+    parts
 }
 
-fn as_markdown(unused: &[Unused], used: &Usage<'_>) -> String {
-    let mut text = headline(used);
-    for portal in unused {
-        text.push_str(&format!("\n## Portal {}\n", portal.portal));
-        for Titled { title, grid } in tables(portal) {
-            text.push_str(&format!("\n### {title}\n"));
-            if !grid.rows.is_empty() {
-                text.push_str(&format!("\n{}", grid.markdown()));
-            }
+impl UsageReport<'_> {
+    fn parts(&self) -> Vec<ReportPart> {
+        let mut parts = vec![ReportPart::Lines(headline(self.used))];
+        for portal in self.unused {
+            parts.push(ReportPart::Portal(portal.portal.clone()));
+            parts.extend(tables(portal));
         }
+        parts
     }
-    text
-}
 
-fn as_json(unused: &[Unused], used: &Usage<'_>, totals: &Totals) -> Value {
-    let portals = unused.iter().map(|portal| {
-        let permits = portal
-            .permits
-            .iter()
-            .map(|permit| json!({"policy": permit.id, "place": permit.place, "last_used": permit.last.map(rfc3339_millis)}));
-        let roles = portal
-            .roles
-            .iter()
-            .map(|idle| json!({"role": idle.role, "last_seen": idle.last.map(rfc3339_millis)}));
-        let tests = portal
-            .tests
-            .iter()
-            .map(|test| json!({"test": test.name, "file": test.file, "line": test.line}));
+    fn json(&self) -> Value {
+        let Self { unused, used, totals } = self;
+        let portals = unused.iter().map(|portal| {
+            let permits = portal
+                .permits
+                .iter()
+                .map(|permit| json!({"policy": permit.id, "place": permit.place, "last_used": permit.last.map(rfc3339_millis)}));
+            let roles = portal
+                .roles
+                .iter()
+                .map(|idle| json!({"role": idle.role, "last_seen": idle.last.map(rfc3339_millis)}));
+            let tests = portal
+                .tests
+                .iter()
+                .map(|test| json!({"test": test.name, "file": test.file, "line": test.line}));
+            json!({
+                "portal": portal.portal,
+                "unused_permits": permits.collect::<Vec<_>>(),
+                "permits": portal.permits_total,
+                "unexercised_roles": roles.collect::<Vec<_>>(),
+                "unlike_tests": tests.collect::<Vec<_>>(),
+                "tests": portal.tests_total,
+            })
+        });
         json!({
-            "portal": portal.portal,
-            "unused_permits": permits.collect::<Vec<_>>(),
-            "permits": portal.permits_total,
-            "unexercised_roles": roles.collect::<Vec<_>>(),
-            "unlike_tests": tests.collect::<Vec<_>>(),
-            "tests": portal.tests_total,
+            "decisions": used.decisions,
+            "allowed": used.allowed,
+            "sampled_records": used.sampled,
+            "from": used.first.map(rfc3339_millis),
+            "to": used.last.map(rfc3339_millis),
+            "portals": portals.collect::<Vec<_>>(),
+            "log": totals_json(totals),
         })
-    });
-    json!({
-        "decisions": used.decisions,
-        "allowed": used.allowed,
-        "sampled_records": used.sampled,
-        "from": used.first.map(rfc3339_millis),
-        "to": used.last.map(rfc3339_millis),
-        "portals": portals.collect::<Vec<_>>(),
-        "log": totals_json(totals),
-    })
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Exit;
 use super::config_file::ConfigFile;
 use super::password::{PasswordArgs, read_password};
-use super::report::{Table, text};
+use super::report::{Listing, text};
 use crate::accounts::{self, Hash, NewUser, TotpSecret, UserState, Users, UsersEditor, check_name};
 use crate::base::clock::unix_seconds;
 use crate::config::{self, ProviderKind};
@@ -215,7 +215,7 @@ fn list(users_file: &UsersFileArgs) -> Result<String, String> {
             state.to_owned(),
         ]);
     }
-    Ok(text::table(&Table { columns: COLUMNS, rows }))
+    Ok(text::listing(&Listing { labels: COLUMNS, rows }))
 }
 
 fn check_exists(path: &Path) -> Result<(), String> {

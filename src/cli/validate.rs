@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use self::invariants::Proofs;
 use super::lint::of_loads;
-use super::report::{Finding, Format, Severity, Source, distinct, github, json as json_report, sarif, text};
+use super::report::{Finding, Format, Severity, SourceText, Writers, distinct, github, json as json_report, sarif, text};
 use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::app;
@@ -38,8 +38,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5m", requires = "prove")]
     prove_timeout: Duration,
     /// Format of the report
-    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Github, Format::Sarif]), default_value = "human")]
+    #[arg(long, value_parser = ValidateReport::WRITERS.parser(), default_value = "human")]
     format: Format,
+}
+
+/// The findings, and what they are about.
+struct ValidateReport<'a> {
+    /// All of them, each once.
+    findings: &'a [Finding],
+    /// Those about the configuration.
+    configuration: &'a [Finding],
+    portals: &'a [PortalReport],
+    proofs: &'a [Proofs],
+    workbench: &'a Workbench,
 }
 
 /// One portal, loaded or rejected.
@@ -105,12 +116,14 @@ fn validate(args: &Args) -> Result<Exit, String> {
             .cloned()
             .collect(),
     );
-    print(&match args.format {
-        Format::Json => as_json(&findings, &configuration, &portals, &proofs),
-        Format::Github => github::findings(&findings),
-        Format::Sarif => json_report::text(&sarif::findings(&findings)),
-        Format::Human | Format::Junit | Format::Html => as_text(&findings, &portals, &proofs, &|file| workbench.source(file)),
-    });
+    let report = ValidateReport {
+        findings: &findings,
+        configuration: &configuration,
+        portals: &portals,
+        proofs: &proofs,
+        workbench: &workbench,
+    };
+    print(&ValidateReport::WRITERS.write(args.format, &report)?);
     let is_rejected = portals.iter().any(|portal| !portal.errors.is_empty()) || !proofs.iter().all(Proofs::hold);
     let is_weak = hardening.iter().any(|finding| finding.severity != Severity::Note);
     let is_denied = args.deny_warnings && (is_weak || !configuration.is_empty() || !candidates.is_empty());
@@ -202,7 +215,7 @@ impl PortalReport {
 }
 
 /// The errors of all portals as text; empty if every portal loads.
-pub(super) fn report_errors(loads: &[PortalLoad<'_>], source: Source<'_>) -> String {
+pub(super) fn report_errors(loads: &[PortalLoad<'_>], source: SourceText<'_>) -> String {
     let rejected: Vec<PortalReport> = PortalReport::of_all(loads, Severity::Warning)
         .into_iter()
         .filter(|portal| !portal.errors.is_empty())
@@ -214,23 +227,34 @@ pub(super) fn report_errors(loads: &[PortalLoad<'_>], source: Source<'_>) -> Str
     report
 }
 
-fn as_text(findings: &[Finding], portals: &[PortalReport], proofs: &[Proofs], source: Source<'_>) -> String {
-    let paint = Paint::stdout();
-    let mut report = text::findings(findings, source, paint);
-    if !report.is_empty() {
-        report.push('\n');
-    }
-    report.extend(portals.iter().map(|portal| portal.headline(paint)));
-    report.extend(proofs.iter().map(|proofs| proofs.headline(paint)));
-    report
-}
+impl ValidateReport<'_> {
+    const WRITERS: Writers<Self, 4> = Writers([
+        (Format::Human, |report| report.text(Paint::stdout())),
+        (Format::Json, |report| json_report::text(&report.json())),
+        (Format::Github, |report| github::findings(report.findings)),
+        (Format::Sarif, |report| json_report::text(&sarif::findings(report.findings))),
+    ]);
 
-fn as_json(findings: &[Finding], configuration: &[Finding], portals: &[PortalReport], proofs: &[Proofs]) -> String {
-    let portals: Vec<Value> = portals.iter().map(PortalReport::as_json).collect();
-    let warnings: Vec<String> = configuration.iter().map(Finding::to_string).collect();
-    let mut report = json!({"findings": findings, "portals": portals, "warnings": warnings});
-    if let Some(members) = report.as_object_mut().filter(|_| !proofs.is_empty()) {
-        members.insert("invariants".to_owned(), proofs.iter().flat_map(Proofs::as_json).collect());
+    fn text(&self, paint: Paint) -> String {
+        let mut text = text::findings(self.findings, &|file| self.workbench.source(file), paint);
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.extend(self.portals.iter().map(|portal| portal.headline(paint)));
+        text.extend(self.proofs.iter().map(|proofs| proofs.headline(paint)));
+        text
     }
-    json_report::text(&report)
+
+    fn json(&self) -> Value {
+        let portals: Vec<Value> = self.portals.iter().map(PortalReport::as_json).collect();
+        let warnings: Vec<String> = self.configuration.iter().map(Finding::to_string).collect();
+        let mut report = json!({"findings": self.findings, "portals": portals, "warnings": warnings});
+        if let Some(members) = report.as_object_mut().filter(|_| !self.proofs.is_empty()) {
+            members.insert(
+                "invariants".to_owned(),
+                self.proofs.iter().flat_map(Proofs::as_json).collect(),
+            );
+        }
+        report
+    }
 }

@@ -1,11 +1,11 @@
 //! `cedargate workbench`: a policy tree in the browser, or as one file.
 //!
-//! Serves the page of `crate::workbench` and answers its calls (`calls`) with the functions of the other commands: a call
-//! translates, and decides nothing. A thread watches the files; an open page hears of each change.
+//! Serves the page of `crate::workbench` and answers its calls (`calls`) with the functions of the other commands: a
+//! call translates, and decides nothing. A thread watches the files; an open page hears of each change.
 
 mod calls;
 mod cases;
-mod desk;
+mod call_context;
 mod editor;
 mod explain;
 mod export;
@@ -25,14 +25,14 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use self::desk::Desk;
+use self::call_context::CallContext;
 use super::config_file::ConfigFile;
 use super::tree::TreeArgs;
 use super::{Exit, client, complain, print};
 use crate::app::STACK_BYTES;
 use crate::base::lifecycle::shutdown;
 use crate::reload::{WakeChannel, Watch};
-use crate::workbench::{Access, Call, Site, serve};
+use crate::workbench::{Call, PageAccess, PageServer, serve};
 
 /// Pause between two looks at the files without an event.
 const POLL: Duration = Duration::from_secs(1);
@@ -48,10 +48,11 @@ const OWNER_ONLY: u32 = 0o600;
 pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigFile,
-    /// A folder with `policies/` and `schemas/` in it, or a bundle; default: what the configuration says, else the current folder
+    /// A folder with `policies/` and `schemas/` in it, or a bundle; default: what the configuration says, else the
+    /// current folder
     dir: Option<PathBuf>,
-    /// A file of the decision log, plain, gzip or zstd; may be given several times. Without it: the file of audit.sink, if there
-    /// is one
+    /// A file of the decision log, plain, gzip or zstd; may be given several times. Without it: the file of audit.sink,
+    /// if there is one
     #[arg(long = "log", value_name = "FILE")]
     logs: Vec<PathBuf>,
     /// The control socket of a running gate, for its status, recent decisions and sessions
@@ -66,49 +67,50 @@ pub(crate) struct Args {
     /// Write the page with its data to `index.html` in this folder, and end
     #[arg(long, value_name = "DIR", conflicts_with_all = ["port", "gate"])]
     export: Option<PathBuf>,
-    /// With --export: the git revision or folder that the pages Changes and Matrix compare with; default: the last commit
+    /// With --export: the git revision or folder that the pages Changes and Matrix compare with; default: the last
+    /// commit
     #[arg(long, value_name = "REV|DIR", requires = "export")]
     compare: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Exit {
     let (sender, tree) = watch::channel(String::new());
-    let desk = Desk {
+    let context = CallContext {
         tree: TreeArgs::at(args.config.clone(), args.dir.clone()),
         config: args.config.clone(),
         logs: args.logs.clone(),
         gate: args.gate.clone(),
-        log: log::LogShelf::default(),
+        log: log::SharedLog::default(),
         current: parking_lot::RwLock::new(Err("the tree was not read yet".to_owned())),
         changed: sender,
     };
-    desk.read();
+    context.read();
     if let Some(folder) = &args.export {
-        return Exit::print_or_usage(export::write(&desk, folder, args.compare.as_deref()));
+        return Exit::print_or_usage(export::write(&context, folder, args.compare.as_deref()));
     }
-    Exit::or_usage(serve_desk(args, Arc::new(desk), tree))
+    Exit::or_usage(serve_page(args, Arc::new(context), tree))
 }
 
-fn serve_desk(args: &Args, desk: Arc<Desk>, tree: watch::Receiver<String>) -> Result<Exit, String> {
+fn serve_page(args: &Args, context: Arc<CallContext>, tree: watch::Receiver<String>) -> Result<Exit, String> {
     // the page follows later mistakes; a tree that cannot be read at the start is a wrong argument
-    desk.snapshot().map_err(|refused| refused.message)?;
+    context.snapshot().map_err(|refused| refused.message)?;
     let runtime = client::runtime().map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
-        let access = Access::new(address)?;
+        let access = PageAccess::new(address)?;
         let url = access.url();
-        watch_files(Arc::clone(&desk))?;
+        watch_files(Arc::clone(&context))?;
         print(&format!("{url}\n"));
         complain("the workbench is at this address; ctrl-c ends");
         if args.open {
             open(&url)?;
         }
-        let site = Site {
+        let site = PageServer {
             access,
-            api: Arc::new(move |call: &Call| desk.answer(call)),
+            api: Arc::new(move |call: &Call| context.answer(call)),
             tree,
             stack_bytes: STACK_BYTES,
         };
@@ -118,14 +120,14 @@ fn serve_desk(args: &Args, desk: Arc<Desk>, tree: watch::Receiver<String>) -> Re
 }
 
 /// Reads the tree again after each change. The thread ends with the process.
-fn watch_files(desk: Arc<Desk>) -> Result<(), String> {
+fn watch_files(context: Arc<CallContext>) -> Result<(), String> {
     let work = move || {
         let (_never_stops, shutdown) = shutdown();
         let mut watch = Watch::new(None, WakeChannel::default());
         loop {
-            watch.renew(desk.folders().as_ref());
+            watch.renew(context.folders().as_ref());
             watch.wait(POLL, &shutdown);
-            desk.read();
+            context.read();
         }
     };
     let thread = std::thread::Builder::new()
@@ -137,8 +139,8 @@ fn watch_files(desk: Arc<Desk>) -> Result<(), String> {
         .map_err(|error| format!("cannot start a thread: {error}"))
 }
 
-/// Opens the browser. SECURITY: other users of the machine see the arguments of programs, so the browser gets the name of a
-/// private file that leads to the address.
+/// Opens the browser. SECURITY: other users of the machine see the arguments of programs, so the browser gets the name
+/// of a private file that leads to the address.
 fn open(url: &str) -> Result<(), String> {
     use std::os::unix::fs::OpenOptionsExt;
     let name = format!("cedargate-workbench-{}.html", uuid::Uuid::new_v4().simple());

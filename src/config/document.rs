@@ -159,8 +159,7 @@ impl Checker<'_> {
         );
         let identity = self.identity(document.identity.clone(), identity_prefix);
         self.not_our_own(&document.issuers, public_url.as_deref());
-        // INVARIANT: portals refer to issuers by index, so none may be missing; a left-out issuer or portal was
-        // reported
+        // INVARIANT: portals refer to issuers by index, so none may be missing; each left-out one was reported
         let complete = !lacks_proxies
             && listed == document.issuers.len() + document.client_certificates.len()
             && portals.as_ref().map(Vec::len) == document.portals.as_ref().map(BTreeMap::len);

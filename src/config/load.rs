@@ -1,7 +1,7 @@
 //! Loads the configuration: from file and environment to checked values, with the origin of each value.
 //!
-//! This file and `secret` are the only parts of the configuration that read files. All mistakes come back together; nothing
-//! is half-loaded.
+//! This file and `secret` are the only parts of the configuration that read files. All mistakes come back together;
+//! nothing is half-loaded.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -34,15 +34,6 @@ pub struct Loaded {
     pub watched: Vec<PathBuf>,
 }
 
-/// The formats of `config print`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PrintFormat {
-    /// One `key = value  # origin` per line.
-    Human,
-    /// `{effective, origins}`.
-    Json,
-}
-
 /// Reads `path` and the environment over it.
 ///
 /// # Errors
@@ -63,22 +54,19 @@ pub fn from_str(text: &str, folder: &Path, env: impl Iterator<Item = (String, St
     load_text(text, "cedargate.yaml", folder, env)
 }
 
-/// The output of `cedargate config print`.
-pub fn print(loaded: &Loaded, format: PrintFormat) -> String {
-    match format {
-        PrintFormat::Json => {
-            let both = json!({ "effective": loaded.effective, "origins": loaded.origins });
-            format!("{both:#}\n")
-        }
-        PrintFormat::Human => {
-            let mut lines = String::new();
-            leaves("", &loaded.effective, &mut |path, value| {
-                let origin = loaded.origins.get(path).map_or("default", String::as_str);
-                lines.push_str(&format!("{path} = {value}  # {origin}\n"));
-            });
-            lines
-        }
-    }
+/// The effective configuration with the origins of its values; secrets are redacted.
+pub fn effective_json(loaded: &Loaded) -> Value {
+    json!({ "effective": loaded.effective, "origins": loaded.origins })
+}
+
+/// The same for people: one value a line, with its origin.
+pub fn effective_lines(loaded: &Loaded) -> String {
+    let mut lines = String::new();
+    leaves("", &loaded.effective, &mut |path, value| {
+        let origin = loaded.origins.get(path).map_or("default", String::as_str);
+        lines.push_str(&format!("{path} = {value}  # {origin}\n"));
+    });
+    lines
 }
 
 fn read(path: &Path) -> Result<String, String> {

@@ -301,5 +301,5 @@ fn the_effective_configuration_loads_to_itself() {
     let first = from_env(&with(&format!("{ISSUER}portals: {{ a: {{ tenant: {{ fixed: t }} }} }}")), &[]).unwrap();
     let second = from_env(&first.effective.to_string(), &[]).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(first.effective, second.effective);
-    assert!(print(&first, PrintFormat::Human).contains("limits.batch = 200  # default"));
+    assert!(effective_lines(&first).contains("limits.batch = 200  # default"));
 }

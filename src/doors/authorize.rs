@@ -36,14 +36,14 @@ use crate::authn::{PresentedToken, VerifiedAssertion, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
 
 use crate::gate::{
-    ActivePortal, Afterwards, Gate, ShadowQuery, asserted_entity, entity_ref, micros, note_nearest_permit, record_decision,
+    ActivePortal, DeferredWork, Gate, ShadowQuery, asserted_entity, entity_ref, micros, note_nearest_permit, record_decision,
 };
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::credentials::{Authorization, bearer, check_listener_token, foreign_scheme, no_proofs_here};
 use crate::http::request::{Correlation, Trace, check_head_size, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
-use crate::traces::{DecisionFacts, RequestSpan, SpanFacts, Step};
+use crate::traces::{DecisionFacts, RequestSpan, SpanFacts, SpanStep};
 
 /// The only query of a body.
 pub const PATH: &str = "/authorize";
@@ -72,7 +72,7 @@ pub struct Decided {
 }
 
 /// The queries of one request.
-enum Asks {
+enum BodyQueries {
     One(Box<Ask>),
     /// An item that cannot be read is refused alone.
     Batch(Vec<Result<Ask, Refusal>>),
@@ -113,7 +113,7 @@ async fn read(
     head: &Parts,
     body: Incoming,
     envelope: &mut Envelope,
-) -> Result<Asks, Refusal> {
+) -> Result<BodyQueries, Refusal> {
     check_head_size(head, &gate.config.limits)?;
     envelope.bearer = credential(&head.headers, tokens)?;
     for value in head.headers.get_all(COOKIE) {
@@ -122,9 +122,9 @@ async fn read(
     let batch = route_of(head) == BATCH_PATH;
     let bytes = read_body(gate, body).await?;
     if batch {
-        return Ask::batch_from_body(&bytes, gate.config.limits.batch.as_usize()).map(Asks::Batch);
+        return Ask::batch_from_body(&bytes, gate.config.limits.batch.as_usize()).map(BodyQueries::Batch);
     }
-    Ok(Asks::One(Box::new(Ask::from_body(&bytes)?)))
+    Ok(BodyQueries::One(Box::new(Ask::from_body(&bytes)?)))
 }
 
 /// Reads the body of a question, within its limits.
@@ -142,11 +142,11 @@ pub async fn read_body(gate: &Gate, body: Incoming) -> Result<Bytes, Refusal> {
 
 /// Decides every query and returns the JSON of the answer. The only query is decided under `decision_id`; each item of a batch
 /// has an id of its own.
-async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: Uuid) -> Result<Vec<u8>, Refusal> {
+async fn respond(gate: &Gate, envelope: &Envelope, asks: &BodyQueries, decision_id: Uuid) -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::new();
     match asks {
-        Asks::One(ask) => decide_one(gate, envelope, ask, decision_id, &mut out).await?,
-        Asks::Batch(items) => {
+        BodyQueries::One(ask) => decide_one(gate, envelope, ask, decision_id, &mut out).await?,
+        BodyQueries::Batch(items) => {
             out.extend_from_slice(b"{\"decisions\":[");
             for (at, item) in items.iter().enumerate() {
                 if at > 0 {
@@ -214,7 +214,7 @@ impl Envelope {
     }
 
     /// Begins the span of a step; it ends with `end_step`, or as not completed.
-    pub fn begin_step(&self, step: Step) {
+    pub fn begin_step(&self, step: SpanStep) {
         self.with_span(|span| span.begin(step));
     }
 
@@ -353,7 +353,7 @@ async fn decide(
     let mut decision = decision::decide(&query(active_portal, ask, now_millis), caller);
     if decision.target.is_some() {
         let took = started.elapsed();
-        envelope.with_span(|span| span.add(Step::Evaluate, started, started + took));
+        envelope.with_span(|span| span.add(SpanStep::Evaluate, started, started + took));
         guard.record.latency_us.decision = Some(micros(took));
         let principal = decision
             .named_principal
@@ -378,21 +378,21 @@ async fn decide(
         .or(subject.entity())
         .and_then(|principal| note_nearest_permit(&mut guard.record, &decision, principal, active_portal.active));
     let shadow = shadow(gate, active_portal, ask, subject, now_millis, decision.denial());
-    let afterwards = Afterwards { shadow, nearest_permit };
+    let afterwards = DeferredWork { shadow, nearest_permit };
     Ok(Evaluated { decision, afterwards })
 }
 
 /// A decision, and what is done when the answer is on its way.
 struct Evaluated {
     decision: Decision,
-    afterwards: Afterwards,
+    afterwards: DeferredWork,
 }
 
 impl From<Decision> for Evaluated {
     fn from(decision: Decision) -> Self {
         Self {
             decision,
-            afterwards: Afterwards::default(),
+            afterwards: DeferredWork::default(),
         }
     }
 }
@@ -485,14 +485,14 @@ async fn subject(gate: &Gate, active_portal: ActivePortal<'_>, envelope: &Envelo
         (SubjectSource::Token(token), _) => token.expose().as_str(),
         (SubjectSource::Header, Some(token)) => token.as_str(),
         (SubjectSource::Header, None) => {
-            envelope.begin_step(Step::Session);
+            envelope.begin_step(SpanStep::Session);
             let presented = gate.presented_session(portal, &envelope.cookie).await?;
             envelope.end_step();
             let presented = presented.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
             return Ok(Subject::Caller(gate.session_caller(active_portal, &presented.session)?));
         }
     };
-    envelope.begin_step(Step::Verify);
+    envelope.begin_step(SpanStep::Verify);
     let proven = proven(gate, active_portal, token).await?;
     envelope.end_step();
     Ok(proven)

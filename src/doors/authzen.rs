@@ -212,7 +212,7 @@ async fn evaluate_all(gate: &Gate, envelope: &Envelope, portal: &Portal, body: &
     let translation = Translation::of(portal);
     let mut answers = Vec::with_capacity(items.len());
     for item in items {
-        let Evaluated(answer, is_allowed) = evaluate(gate, envelope, &translation, item, Uuid::now_v7()).await;
+        let EvaluatedItem(answer, is_allowed) = evaluate(gate, envelope, &translation, item, Uuid::now_v7()).await;
         answers.push(answer);
         if semantics.ends_at(is_allowed) {
             break;
@@ -222,7 +222,7 @@ async fn evaluate_all(gate: &Gate, envelope: &Envelope, portal: &Portal, body: &
 }
 
 /// The answer to one question, and the decision in it.
-struct Evaluated(Value, question::ItemDecision);
+struct EvaluatedItem(Value, question::ItemDecision);
 
 async fn evaluate(
     gate: &Gate,
@@ -230,7 +230,7 @@ async fn evaluate(
     translation: &Translation<'_>,
     asked: Result<Evaluation, Refusal>,
     decision_id: Uuid,
-) -> Evaluated {
+) -> EvaluatedItem {
     let asked = match asked {
         Ok(asked) => asked,
         Err(refusal) => return undecided(&record_unreadable(gate, envelope, refusal, decision_id), decision_id),
@@ -254,11 +254,11 @@ async fn evaluate(
             "revision": decided.revision,
         },
     });
-    Evaluated(answer, question::ItemDecision::of(denial))
+    EvaluatedItem(answer, question::ItemDecision::of(denial))
 }
 
 /// A question without a decision: it is not permitted, and says why.
-fn undecided(refusal: &Refusal, decision_id: Uuid) -> Evaluated {
+fn undecided(refusal: &Refusal, decision_id: Uuid) -> EvaluatedItem {
     let answer = json!({
         "decision": false,
         "context": {
@@ -267,7 +267,7 @@ fn undecided(refusal: &Refusal, decision_id: Uuid) -> Evaluated {
             "decision_id": decision_id.to_string(),
         },
     });
-    Evaluated(answer, question::ItemDecision::Deny)
+    EvaluatedItem(answer, question::ItemDecision::Deny)
 }
 
 fn invalid(detail: &str) -> Refusal {

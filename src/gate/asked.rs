@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::decide::Permitted;
 use super::record::{Progress, micros};
 use super::{ActivePortal, EnteredPortal, Gate, RequestHead, denied_by};
-use crate::audit::{AuditRecord, HttpFacts as HttpRecord};
+use crate::audit::{AuditRecord, HttpRecord};
 use crate::base::clock::unix_millis;
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::request::{self, Correlation, StatedRequest, correlation, new_id};
@@ -33,19 +33,19 @@ pub struct AskedRequest {
     /// The portal by name; `None`: the portal of host and path.
     pub portal: Option<String>,
     /// `None`: the portal's policies alone decide.
-    pub only: Option<OnlyFor>,
+    pub only: Option<AllowedCallers>,
 }
 
 /// The callers to whom a proxy gives access besides: each list that is not empty must contain the caller.
 #[derive(Debug, Default)]
-pub struct OnlyFor {
+pub struct AllowedCallers {
     pub groups: Vec<String>,
     pub emails: Vec<String>,
     /// A domain, or `.example.com` for it and all below it.
     pub email_domains: Vec<String>,
 }
 
-impl OnlyFor {
+impl AllowedCallers {
     /// Compares with the headers that tell the app who the caller is. An anonymous caller is in no list.
     fn check(&self, stated: &HeaderMap) -> Result<(), Refusal> {
         let text = |name: &str| stated.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -104,7 +104,7 @@ pub struct Checked {
     pub revision: Option<Arc<str>>,
     /// Ids of the determining policies.
     pub policies: SmallVec<[Arc<str>; 2]>,
-    pub verdict: Result<Box<Forwardable>, Box<Refused>>,
+    pub verdict: Result<Box<Forwardable>, Box<AskedRefusal>>,
 }
 
 /// What a proxy does to a permitted request before it forwards it.
@@ -116,7 +116,7 @@ pub struct Forwardable {
 }
 
 /// A refusal, and the answer for the client.
-pub struct Refused {
+pub struct AskedRefusal {
     pub refusal: Refusal,
     pub response: Response<Body>,
 }
@@ -135,7 +135,7 @@ impl Gate {
             Err(refusal) => {
                 self.count_without_portal(door, Some(refusal.denial));
                 let response = answer::refusal_response(&refusal, &answer);
-                return Checked::refused_unrecorded(answer, Refused { refusal, response });
+                return Checked::refused_unrecorded(answer, AskedRefusal { refusal, response });
             }
         };
         let span = self.begin_span(headers, &mut trace);
@@ -165,11 +165,11 @@ impl Gate {
                 tracing::debug!(%decision_id, code = refusal.denial.code(), detail = %refusal.detail, "refused");
                 progress.record.refused(&refusal);
                 progress.record.record.limit = refusal.limit;
-                answer.ways_on = self.ways_on(&progress);
+                answer.page_links = self.page_links(&progress);
                 let mut response = self.refused(&refusal, &answer, &progress);
                 // the connection is the proxy's, and its framing is sound
                 response.headers_mut().remove(CONNECTION);
-                Err(Box::new(Refused { refusal, response }))
+                Err(Box::new(AskedRefusal { refusal, response }))
             }
         };
         self.end(progress, verdict)
@@ -227,7 +227,7 @@ impl Gate {
     }
 
     /// Completes the record and counts the decision.
-    fn end(&self, mut progress: Progress, verdict: Result<Box<Forwardable>, Box<Refused>>) -> Checked {
+    fn end(&self, mut progress: Progress, verdict: Result<Box<Forwardable>, Box<AskedRefusal>>) -> Checked {
         let record = &mut progress.record.record;
         record.latency_us.total = micros(progress.started.elapsed());
         if let (Some(http), Err(refused)) = (&mut record.http, &verdict) {
@@ -259,7 +259,7 @@ impl Gate {
 }
 
 impl Checked {
-    fn refused_unrecorded(answer: AnswerContext, refused: Refused) -> Self {
+    fn refused_unrecorded(answer: AnswerContext, refused: AskedRefusal) -> Self {
         Self {
             decision_id: answer.decision_id,
             request_id: answer.request_id,
@@ -301,9 +301,9 @@ mod tests {
             (&["staff,a"], false),
             (&[""], false),
         ] {
-            let only = OnlyFor {
+            let only = AllowedCallers {
                 groups: of(groups),
-                ..OnlyFor::default()
+                ..AllowedCallers::default()
             };
             assert_eq!(only.check(&alice).is_ok(), expected, "{groups:?}");
             assert!(only.check(&none).is_err(), "{groups:?}");
@@ -319,26 +319,26 @@ mod tests {
             ("*", false),
             ("", false),
         ] {
-            let only = OnlyFor {
+            let only = AllowedCallers {
                 email_domains: of(&[domain]),
-                ..OnlyFor::default()
+                ..AllowedCallers::default()
             };
             assert_eq!(only.check(&alice).is_ok(), expected, "{domain}");
             assert!(only.check(&none).is_err(), "{domain}");
             assert!(only.check(&stated("a@b@shop.test", "")).is_err(), "{domain}");
         }
-        let only = OnlyFor {
+        let only = AllowedCallers {
             emails: of(&["alice@shop.test"]),
             groups: of(&["root"]),
-            ..OnlyFor::default()
+            ..AllowedCallers::default()
         };
         assert!(only.check(&alice).is_err(), "every list must contain the caller");
-        let only = OnlyFor {
+        let only = AllowedCallers {
             emails: of(&["alice@shop.test"]),
             groups: of(&["staff"]),
-            ..OnlyFor::default()
+            ..AllowedCallers::default()
         };
         assert!(only.check(&alice).is_ok());
-        assert!(OnlyFor::default().check(&none).is_ok());
+        assert!(AllowedCallers::default().check(&none).is_ok());
     }
 }

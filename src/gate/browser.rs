@@ -1,7 +1,7 @@
 //! The form of a refusal for a browser, and the cookies of an answer.
 //!
-//! The gate redirects a navigation to the portal's login, and answers a script's request with a problem, never a redirect. A
-//! session store that does not answer neither starts a login nor ends a session.
+//! The gate redirects a navigation to the portal's login, and answers a script's request with a problem, never a
+//! redirect. A session store that does not answer neither starts a login nor ends a session.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::authenticate::Cookie;
 use super::record::{Progress, Visit};
 use super::{Gate, Worker};
 use crate::doors::login::{ReturnPath, ReturnRules};
-use crate::http::answer::{self, AnswerContext, WaysOn};
+use crate::http::answer::{self, AnswerContext, PageLinks};
 use crate::http::pages::PageUser;
 use crate::http::upstream::Body;
 use crate::portals::Portal;
@@ -30,7 +30,8 @@ impl Gate {
     /// The answer to a refused request: a problem, a page, or a redirect.
     pub(super) fn refused(&self, refusal: &Refusal, answer: &AnswerContext, progress: &Progress) -> Response<Body> {
         let mut response = answer::refusal_response(refusal, answer);
-        // SECURITY: an answer to a script clears no cookie: a login may have set a new cookie after the script sent its request
+        // SECURITY: an answer to a script clears no cookie: a login may have set a new cookie after the script sent its
+        // request
         let may_clear = progress.navigation().is_some() || progress.portal.is_none();
         if may_clear && is_stale(refusal) && !matches!(progress.cookie, Cookie::Absent) {
             let cookie = self.sessions.cookies.clear_session();
@@ -69,7 +70,8 @@ impl Worker {
 impl Worker {
     /// Sets the cookie of the new id again, because the answer that carried it may have been lost.
     fn set_cookie_again(&self, response: &mut Response<Body>, id: &SessionId) {
-        // SECURITY: looks the session up again: if the browser logged in or out meanwhile, it must keep its other cookie
+        // SECURITY: looks the session up again: if the browser logged in or out meanwhile, it must keep its other
+        // cookie
         let now = self.gate.sessions.try_find(id).and_then(Result::ok);
         if let Some(session) = now
             && let Some(next) = &session.next
@@ -161,12 +163,12 @@ impl Gate {
     }
 
     /// The links of the page of a refusal; `None` if no person sees it.
-    pub(super) fn ways_on(&self, progress: &Progress) -> Option<Box<WaysOn>> {
+    pub(super) fn page_links(&self, progress: &Progress) -> Option<Box<PageLinks>> {
         let visit = progress.visit.as_ref()?;
         let prefix = &self.config.identity.prefix;
-        let mut ways = WaysOn {
+        let mut ways = PageLinks {
             chooser: self.has_chooser(&visit.host).then(|| format!("{prefix}/portals/")),
-            ..WaysOn::default()
+            ..PageLinks::default()
         };
         let Some(portal) = &progress.portal else {
             return Some(Box::new(ways));

@@ -26,7 +26,7 @@ use crate::http::credentials::{Authorization, FoundToken, OriginEvidence, foreig
 use crate::http::upstream::Body;
 use crate::limits::PrincipalKey;
 use crate::portals::{Caller, Portal};
-use crate::traces::Step;
+use crate::traces::SpanStep;
 
 /// The outcome for a request that was not refused.
 #[expect(
@@ -169,8 +169,8 @@ impl Gate {
         };
         let authorization = Authorization::of(&head.parts.headers)?;
         match (&authorization, token) {
-            (Authorization::Bearer(_) | Authorization::Dpop(_), _) | (_, Some(_)) => progress.begin_step(Step::Verify),
-            _ if progress.span.is_some() && head.parts.headers.contains_key(COOKIE) => progress.begin_step(Step::Session),
+            (Authorization::Bearer(_) | Authorization::Dpop(_), _) | (_, Some(_)) => progress.begin_step(SpanStep::Verify),
+            _ if progress.span.is_some() && head.parts.headers.contains_key(COOKIE) => progress.begin_step(SpanStep::Session),
             _ => {}
         }
         let caller = match (authorization, token) {

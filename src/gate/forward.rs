@@ -1,7 +1,7 @@
 //! Forwards a permitted request, and checks that its answer may still go out when it comes.
 //!
-//! A revocation or a new revision can come while the app works. The basis of the decision is compared before the answer goes
-//! out, and `live` watches answers that stream.
+//! A revocation or a new revision can come while the app works. The basis of the decision is compared before the answer
+//! goes out, and `live` watches answers that stream.
 
 use std::any::Any;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use http::Response;
 use http::request::Parts;
 use hyper::body::Incoming;
 
-use super::live::{DecidedRequest, Withdrawn};
+use super::live::{DecidedRequest, InvalidPermit};
 use super::record::Progress;
 use super::{Stop, Worker};
 use crate::config::ByteSize;
@@ -75,7 +75,7 @@ impl Worker {
         if request.basis.is_none() {
             return Ok(response);
         }
-        if let Err(Withdrawn { reason, refusal }) = self.gate.recheck(&request) {
+        if let Err(InvalidPermit { reason, refusal }) = self.gate.recheck(&request) {
             self.gate.record_cut(&request, reason, &refusal);
             return Err((*refusal).into());
         }
@@ -84,8 +84,8 @@ impl Worker {
         Ok(response)
     }
 
-    /// The value that a tunnel holds until it ends: the connection, and the tunnel's entry in `live`. A tunnel is registered
-    /// before the app is asked; a streamed answer when its body first waits.
+    /// The value that a tunnel holds until it ends: the connection, and the tunnel's entry in `live`. A tunnel is
+    /// registered before the app is asked; a streamed answer when its body first waits.
     fn connection_slot(
         &self,
         connection: &Rc<ClientConnection>,

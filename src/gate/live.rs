@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use cedargate_policy::context::SECRET_HEADERS;
 use cedargate_policy::decision::http::HttpQuery;
-use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::denial::Refusal;
 use cedargate_policy::portal::path::CanonicalPath;
 use http::{HeaderMap, Method};
 use rustc_hash::FxHashMap;
@@ -78,7 +78,7 @@ pub(super) enum Reason {
     Certificate,
 }
 
-struct Entry {
+struct LiveConnection {
     request: Rc<DecidedRequest>,
     cut: Rc<CutSignal>,
 }
@@ -89,7 +89,7 @@ pub struct Live(Rc<Registry>);
 
 #[derive(Default)]
 struct Registry {
-    entries: RefCell<FxHashMap<u64, Rc<Entry>>>,
+    entries: RefCell<FxHashMap<u64, Rc<LiveConnection>>>,
     next: Cell<u64>,
     /// Wakes `watch`: an entry joined that was decided under an older revision or epoch.
     stale: Notify,
@@ -156,7 +156,7 @@ impl Live {
         if !request.is_current(gate) {
             registry.stale.notify_one();
         }
-        let entry = Rc::new(Entry { request, cut });
+        let entry = Rc::new(LiveConnection { request, cut });
         registry.entries.borrow_mut().insert(number, entry);
         Rc::new(Registration {
             registry: Rc::clone(registry),
@@ -182,13 +182,13 @@ impl Live {
     }
 
     async fn check_all(&self, gate: &Gate) {
-        let entries: Vec<Rc<Entry>> = self.0.entries.borrow().values().cloned().collect();
+        let entries: Vec<Rc<LiveConnection>> = self.0.entries.borrow().values().cloned().collect();
         for (n, entry) in entries.iter().enumerate() {
             if n % BATCH == BATCH - 1 {
                 tokio::task::yield_now().await;
             }
             if !entry.cut.is_cut()
-                && let Err(Withdrawn { reason, refusal }) = gate.recheck(&entry.request)
+                && let Err(InvalidPermit { reason, refusal }) = gate.recheck(&entry.request)
             {
                 entry.cut.cut();
                 gate.record_cut(&entry.request, reason, &refusal);
@@ -214,12 +214,12 @@ impl DecisionBasis {
 }
 
 /// A permit that does not hold any more.
-pub(super) struct Withdrawn {
+pub(super) struct InvalidPermit {
     pub reason: Reason,
     pub refusal: Box<Refusal>,
 }
 
-impl Withdrawn {
+impl InvalidPermit {
     fn new(reason: Reason, refusal: Refusal) -> Self {
         Self {
             reason,
@@ -235,28 +235,28 @@ impl Gate {
     }
 
     /// Checks that a permitted request still would be permitted, and moves its basis to the present epoch and revision.
-    pub(super) fn recheck(&self, request: &DecidedRequest) -> Result<(), Withdrawn> {
+    pub(super) fn recheck(&self, request: &DecidedRequest) -> Result<(), InvalidPermit> {
         match &request.basis {
             Some(basis) if !basis.borrow().is_current(self) => self.decide_anew(&request.original, &mut basis.borrow_mut()),
             Some(_) | None => Ok(()),
         }
     }
 
-    fn decide_anew(&self, original: &OriginalRequest, basis: &mut DecisionBasis) -> Result<(), Withdrawn> {
+    fn decide_anew(&self, original: &OriginalRequest, basis: &mut DecisionBasis) -> Result<(), InvalidPermit> {
         let epoch = self.epoch();
         if basis.epoch != epoch {
             if let Some(caller) = &basis.caller {
                 let checked = self.sessions.check_caller(caller.proven.revocable(), &basis.portal.name);
-                checked.map_err(|denial| Withdrawn::new(Reason::Revoked, denial.into()))?;
+                checked.map_err(|denial| InvalidPermit::new(Reason::Revoked, denial.into()))?;
             }
             basis.epoch = epoch;
         }
         if let Some(certificate) = basis.certificate.as_ref().filter(|certificate| !certificate.is_current()) {
             let checked = self.check_certificate(&basis.portal, basis.caller.as_deref(), certificate);
-            checked.map_err(|refusal| Withdrawn::new(Reason::Certificate, refusal))?;
+            checked.map_err(|refusal| InvalidPermit::new(Reason::Certificate, refusal))?;
         }
-        let active = basis.portal.active.load_full();
-        let active = active.ok_or_else(|| Withdrawn::new(Reason::Reload, Denial::NoPolicyLoaded.into()))?;
+        let active = basis.portal.active_revision();
+        let active = active.map_err(|denial| InvalidPermit::new(Reason::Reload, denial.into()))?;
         if active.revision.id != basis.revision {
             let active_portal = ActivePortal {
                 portal: &basis.portal,
@@ -264,7 +264,7 @@ impl Gate {
             };
             let refusal = original.decide_again(active_portal, basis.caller.as_deref());
             if let Some(refusal) = refusal {
-                return Err(Withdrawn::new(Reason::Reload, refusal));
+                return Err(InvalidPermit::new(Reason::Reload, refusal));
             }
             basis.revision = Arc::clone(&active.revision.id);
         }

@@ -14,11 +14,11 @@ use http::{HeaderValue, StatusCode, Uri};
 use uuid::Uuid;
 
 use super::authenticate::Cookie;
-use super::{ActivePortal, Afterwards, EnteredPortal, NearestPermitQuery, RequestHead};
+use super::{ActivePortal, DeferredWork, EnteredPortal, NearestPermitQuery, RequestHead};
 use crate::audit::{AuditGuard, AuditRecord, EntityRef, NO_PORTAL, PolicyError};
 use crate::http::request::{ClientFacts, Correlation, Trace};
 use crate::portals::{ActiveRevision, Caller, Portal};
-use crate::traces::{DecisionFacts, RequestSpan, SpanFacts, Step};
+use crate::traces::{DecisionFacts, RequestSpan, SpanFacts, SpanStep};
 
 /// The facts of one request that are known so far.
 pub(super) struct Progress {
@@ -43,7 +43,7 @@ pub(super) struct Progress {
     /// A nonce for the client's next DPoP proofs.
     pub next_nonce: Option<HeaderValue>,
     /// What is done when the answer is on its way.
-    pub afterwards: Afterwards,
+    pub afterwards: DeferredWork,
     /// True if the path belongs to the gate and not to a portal.
     pub is_gate_endpoint: bool,
 }
@@ -88,7 +88,7 @@ impl Progress {
             visit: None,
             cookie: Cookie::Absent,
             next_nonce: None,
-            afterwards: Afterwards::default(),
+            afterwards: DeferredWork::default(),
             is_gate_endpoint: false,
         }
     }
@@ -99,7 +99,7 @@ impl Progress {
     }
 
     /// Begins the span of a step; it ends with `end_step`, or with the request as not completed.
-    pub fn begin_step(&mut self, step: Step) {
+    pub fn begin_step(&mut self, step: SpanStep) {
         if let Some(span) = &mut self.span {
             span.begin(step);
         }
@@ -114,7 +114,7 @@ impl Progress {
     /// Exports the request's spans.
     pub fn finish_span(&self, mut span: Box<RequestSpan>, status: StatusCode, denial: Option<Denial>, ended: Instant) {
         if let Some(began) = self.upstream_started {
-            span.add(Step::Upstream, began, ended);
+            span.add(SpanStep::Upstream, began, ended);
         }
         let http = self.record.record.http.as_ref();
         let portal = self.portal.as_ref();
@@ -163,7 +163,7 @@ impl Progress {
         rate: Result<(), Refusal>,
     ) -> Result<EnteredPortal, Refusal> {
         self.set_portal(portal);
-        let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
+        let active = portal.active_revision()?;
         self.set_revision(&active);
         rate?;
         // also for a preflight that the gate answers; the decision reads the path again
@@ -197,7 +197,7 @@ impl Progress {
         }
         let took = started.elapsed();
         if let Some(span) = &mut self.span {
-            span.add(Step::Evaluate, started, started + took);
+            span.add(SpanStep::Evaluate, started, started + took);
         }
         self.record.record.latency_us.decision = Some(micros(took));
         if let Some(meter) = portal.meters.decision_duration.get(self.door as usize) {

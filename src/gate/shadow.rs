@@ -1,9 +1,9 @@
 //! Work on a decision after its answer is on its way: the portal's candidate set, and the nearest permit of a denial.
 //!
-//! A decision of a portal with a candidate keeps its facts. When the answer is made, the facts and the audit guard go to the
-//! thread `shadow` through a bounded queue; the thread decides by the candidate, counts, and sends the record. So no request
-//! waits for a candidate, and a candidate never decides. The budget (`policies.shadow_budget`) and a full queue skip the
-//! candidate, which is counted; the record is sent without it.
+//! A decision of a portal with a candidate keeps its facts. When the answer is made, the facts and the audit guard go
+//! to the thread `shadow` through a bounded queue; the thread decides by the candidate, counts, and sends the record.
+//! So no request waits for a candidate, and a candidate never decides. The budget (`policies.shadow_budget`) and a full
+//! queue skip the candidate, which is counted; the record is sent without it.
 
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,7 +30,7 @@ type Decide = Box<dyn FnOnce(ActivePortal<'_>) -> Option<Denial> + Send>;
 
 /// The sending end of the thread `shadow`.
 pub struct Shadows {
-    queue: SyncSender<Work>,
+    queue: SyncSender<DeferredRecord>,
     budget: RateLimiter<NotKeyed, InMemoryState, DefaultClock>,
     metrics: Metrics,
 }
@@ -58,19 +58,19 @@ pub struct NearestPermitQuery {
 
 /// The work that a decision leaves for the thread.
 #[derive(Default)]
-pub struct Afterwards {
+pub struct DeferredWork {
     pub shadow: Option<Box<ShadowQuery>>,
     pub nearest_permit: Option<Box<NearestPermitQuery>>,
 }
 
-struct Work {
-    afterwards: Afterwards,
+struct DeferredRecord {
+    afterwards: DeferredWork,
     guard: AuditGuard,
 }
 
 /// The thread `shadow` before it starts.
 pub struct ShadowThread {
-    queue: Receiver<Work>,
+    queue: Receiver<DeferredRecord>,
     metrics: Metrics,
 }
 
@@ -135,11 +135,11 @@ impl Shadows {
     }
 
     /// Sends the record, after the thread did the work that the decision left. A full queue sends it at once.
-    pub fn finish(&self, afterwards: Afterwards, guard: AuditGuard) {
+    pub fn finish(&self, afterwards: DeferredWork, guard: AuditGuard) {
         if afterwards.shadow.is_none() && afterwards.nearest_permit.is_none() {
             return;
         }
-        let work = Work { afterwards, guard };
+        let work = DeferredRecord { afterwards, guard };
         if let Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) = self.queue.try_send(work)
             && let Some(query) = work.afterwards.shadow
         {
@@ -167,7 +167,7 @@ impl ShadowThread {
     pub fn run(self) {
         priority::lower();
         while let Ok(work) = self.queue.recv() {
-            let Work { afterwards, mut guard } = work;
+            let DeferredRecord { afterwards, mut guard } = work;
             if let Some(query) = afterwards.nearest_permit {
                 let NearestPermitQuery { active, key } = *query;
                 let found = catch_unwind(AssertUnwindSafe(|| active.revision.rules.engine.find_near(key)));

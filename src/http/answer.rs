@@ -1,9 +1,9 @@
 //! Renders a refusal or an upstream failure as one HTTP response; the last step of the path when nothing was forwarded.
 //!
-//! Programs get problem+json, gRPC callers get trailers only, a person in a browser gets a small page. A response contains only
-//! the public texts of `Denial` and a policy author's `@advice`: never the private detail, never policy text. Statuses come from
-//! two closed sets: a `Denial`'s own 4xx or 5xx (`refusal_response`), and 502 or 504 for an upstream failure
-//! (`upstream_error_response`). The gate makes the redirects to a login, not this module.
+//! Programs get problem+json, gRPC callers get trailers only, a person in a browser gets a small page. A response
+//! contains only the public texts of `Denial` and a policy author's `@advice`: never the private detail, never policy
+//! text. Statuses come from two closed sets: a `Denial`'s own 4xx or 5xx (`refusal_response`), and 502 or 504 for an
+//! upstream failure (`upstream_error_response`). The gate makes the redirects to a login, not this module.
 
 mod page;
 
@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-pub use self::page::WaysOn;
+pub use self::page::PageLinks;
 use crate::config::ALGORITHMS;
 use crate::http::pages::Theme;
 use crate::http::request::{X_REQUEST_ID, uuid_value};
@@ -53,7 +53,7 @@ pub struct AnswerContext {
     /// Looks of a page.
     pub theme: Arc<Theme>,
     /// `None`: a page offers no ways on.
-    pub ways_on: Option<Box<WaysOn>>,
+    pub page_links: Option<Box<PageLinks>>,
 }
 
 impl AnswerContext {
@@ -64,7 +64,7 @@ impl AnswerContext {
             decision_id,
             request_id,
             theme: Arc::clone(theme),
-            ways_on: None,
+            page_links: None,
         }
     }
 }
@@ -79,6 +79,8 @@ struct PublicText<'a> {
     detail: Option<Cow<'a, str>>,
 }
 
+const SEC_FETCH_MODE: &str = "sec-fetch-mode";
+
 impl Style {
     /// Chooses the form by the request's headers. A page is for a navigation only: a GET that accepts HTML and is not a
     /// `fetch`, or the POST of a form, of which `sec-fetch-mode` must say so, and which no browser sends with a token.
@@ -92,13 +94,24 @@ impl Style {
         if !text(ACCEPT).is_some_and(prefers_html) {
             return Self::Problem;
         }
-        let navigates = match headers.get("sec-fetch-mode") {
+        let navigates = match headers.get(SEC_FETCH_MODE) {
             Some(mode) if *method == Method::POST => mode == "navigate" && !headers.contains_key(AUTHORIZATION),
             Some(mode) => mode == "navigate" && *method == Method::GET,
             None => *method == Method::GET,
         };
         let is_script = headers.contains_key("x-requested-with") || headers.contains_key(UPGRADE);
         if navigates && !is_script { Self::Page } else { Self::Problem }
+    }
+}
+
+/// True if a browser shows the answer to its user: `sec-fetch-mode` says so, or a client that does not send it prefers HTML.
+pub fn is_shown_by_browser(headers: &HeaderMap) -> bool {
+    match headers.get(SEC_FETCH_MODE) {
+        Some(mode) => mode == "navigate",
+        None => {
+            let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+            accept.is_some_and(prefers_html)
+        }
     }
 }
 
@@ -310,8 +323,8 @@ fn with_body(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> 
     response
 }
 
-/// A JSON response. The body stays empty and the status becomes 500 if the value cannot be written as JSON: a caller must never
-/// take a part of it for the answer.
+/// A JSON response. The body stays empty and the status becomes 500 if the value cannot be written as JSON: a caller
+/// must never take a part of it for the answer.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
     let written = serde_json::to_string(body);
     let status = if written.is_ok() {
@@ -355,7 +368,7 @@ mod tests {
             decision_id: Uuid::nil(),
             request_id: HeaderValue::from_static("r-1"),
             theme: Theme::plain(),
-            ways_on: None,
+            page_links: None,
         }
     }
 

@@ -221,7 +221,7 @@ impl Certificates {
 
     /// # Errors
     /// The certificate is not valid now, and the one in force is.
-    fn put_in_force(&mut self, loaded: Loaded) -> Result<(), CertificateError> {
+    fn put_in_force(&mut self, loaded: LoadedTls) -> Result<(), CertificateError> {
         let now = unix_seconds();
         let in_force = self.validity.filter(|validity| validity.problem_at(now).is_none());
         if let (Some(in_force), Some(new)) = (in_force, loaded.validity)
@@ -395,13 +395,13 @@ impl CertificateFile<'_> {
 }
 
 /// A configuration that can be put in force.
-struct Loaded {
+struct LoadedTls {
     config: ServerConfig,
     trust: Option<Arc<ClientTrust>>,
     validity: Option<Validity>,
 }
 
-fn server_config(files: &ListenerFiles, contents: &Contents) -> Result<Loaded, CertificateError> {
+fn server_config(files: &ListenerFiles, contents: &Contents) -> Result<LoadedTls, CertificateError> {
     let cert = files.file("cert", &files.tls.cert);
     let provider = Arc::new(aws_lc_rs::default_provider());
     let pair = certified_key(&cert, &files.file("key", &files.tls.key), contents, &provider)?;
@@ -423,7 +423,7 @@ fn server_config(files: &ListenerFiles, contents: &Contents) -> Result<Loaded, C
     } else {
         config.send_tls13_tickets = 0;
     }
-    Ok(Loaded { config, trust, validity })
+    Ok(LoadedTls { config, trust, validity })
 }
 
 fn certified_key(

@@ -13,7 +13,7 @@ const SCHEMA: &str = include_str!("shared.cedarschema");
 /// Methods of a public path for which oauth2-proxy names none.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
-pub(super) struct Access {
+pub(super) struct ImportedAccess {
     /// The clauses of which one must hold; empty: no caller comes in. `None`: every caller.
     addresses: Option<Vec<String>>,
     /// Roles of which the caller must have one; empty: no role is needed.
@@ -23,7 +23,7 @@ pub(super) struct Access {
     refuses_unverified: bool,
 }
 
-pub(super) fn translate(settings: &Settings, remarks: &mut Remarks) -> Access {
+pub(super) fn translate(settings: &Settings, remarks: &mut Remarks) -> ImportedAccess {
     let domains = settings.list("email_domains");
     let emails_file = settings.get("authenticated_emails_file");
     let mut clauses = Vec::new();
@@ -79,14 +79,14 @@ pub(super) fn translate(settings: &Settings, remarks: &mut Remarks) -> Access {
         remarks.missing(
             "a restriction of the provider has no counterpart, so no policy permits: write `policies/_shared/access.cedar`",
         );
-        return Access {
+        return ImportedAccess {
             addresses: Some(Vec::new()),
             roles,
             example: None,
             refuses_unverified: true,
         };
     }
-    Access {
+    ImportedAccess {
         addresses,
         roles,
         example,
@@ -104,7 +104,7 @@ fn address_clauses(domain: &str) -> Option<Vec<String>> {
     is_plain.then_some(clauses)
 }
 
-impl Access {
+impl ImportedAccess {
     pub fn files(&self, settings: &Settings, portals: &Portals, remarks: &mut Remarks) -> Vec<ImportedFile> {
         let file = |name: String, text: String| ImportedFile { name, text };
         let mut files = vec![

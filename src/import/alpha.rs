@@ -82,7 +82,7 @@ pub(super) fn read_value(root: &Value, text: &str, remarks: &mut Remarks) -> Opt
     let root = root
         .as_object()
         .filter(|root| SECTIONS.iter().any(|section| root.contains_key(*section)))?;
-    let mut reader = Reader {
+    let mut reader = AlphaReader {
         settings: Settings::default(),
         text,
         remarks,
@@ -108,13 +108,13 @@ pub(super) fn read_value(root: &Value, text: &str, remarks: &mut Remarks) -> Opt
     Some(reader.settings)
 }
 
-struct Reader<'a, 'r> {
+struct AlphaReader<'a, 'r> {
     settings: Settings,
     text: &'a str,
     remarks: &'r mut Remarks,
 }
 
-impl Reader<'_, '_> {
+impl AlphaReader<'_, '_> {
     fn members(&mut self, section: &str, value: &Value, known: &[(&str, &str)]) {
         let Value::Object(members) = value else { return };
         for (path, value) in leaves(members) {

@@ -3,7 +3,7 @@
 use super::Weight;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Shape {
+pub(crate) enum SettingShape {
     Text,
     /// Off without a value.
     Switch,
@@ -14,7 +14,7 @@ pub(crate) enum Shape {
 
 /// What becomes of a setting.
 #[derive(Clone, Copy, Debug)]
-enum Fate {
+enum SettingOutcome {
     /// The translation reads it.
     Carried,
     Note(&'static str),
@@ -22,22 +22,24 @@ enum Fate {
     Decide(&'static str),
 }
 
-use Fate::{Carried, Decide, Differs, Note};
-use Shape::{List, On, Switch, Text};
+use SettingOutcome::{Carried, Decide, Differs, Note};
+use SettingShape::{List, On, Switch, Text};
 
-const LOGS: Fate = Note("the gate logs as `audit` and RUST_LOG say (docs/audit.md, docs/operations.md)");
-const COOKIE: Fate = Note("the gate's cookies are `__Host-`, HttpOnly, SameSite=Lax, for one host");
-const OWN_COOKIE_KEY: Fate = Note("not needed: cookies hold an id alone; `sessions.key_file` seals the store");
-const TOKEN_TO_APP: Fate =
+const LOGS: SettingOutcome = Note("the gate logs as `audit` and RUST_LOG say (docs/audit.md, docs/operations.md)");
+const COOKIE: SettingOutcome = Note("the gate's cookies are `__Host-`, HttpOnly, SameSite=Lax, for one host");
+const OWN_COOKIE_KEY: SettingOutcome = Note("not needed: cookies hold an id alone; `sessions.key_file` seals the store");
+const TOKEN_TO_APP: SettingOutcome =
     Differs("the app gets no ID token and no basic authentication; it verifies `x-cedargate-assertion` (docs/apps.md)");
-const CLAIMS: Fate = Differs("the gate reads claims of the ID token and of userinfo (`login.providers.*.claims_from`)");
-const GITHUB: Fate = Decide("GitHub's organisations, teams and repositories are no claims; a policy needs groups or addresses");
-const GOOGLE: Fate = Decide("the gate asks no Google API for groups; without them in a claim, permit addresses");
-const TLS: Fate = Note("the gate offers TLS 1.2 and 1.3 with modern cipher suites only");
-const REDIS_TLS: Fate = Decide("certificates of Redis are always checked; name the authority in `sessions.redis.tls.ca`");
+const CLAIMS: SettingOutcome = Differs("the gate reads claims of the ID token and of userinfo (`login.providers.*.claims_from`)");
+const GITHUB: SettingOutcome =
+    Decide("GitHub's organisations, teams and repositories are no claims; a policy needs groups or addresses");
+const GOOGLE: SettingOutcome = Decide("the gate asks no Google API for groups; without them in a claim, permit addresses");
+const TLS: SettingOutcome = Note("the gate offers TLS 1.2 and 1.3 with modern cipher suites only");
+const REDIS_TLS: SettingOutcome =
+    Decide("certificates of Redis are always checked; name the authority in `sessions.redis.tls.ca`");
 
 /// In the order of oauth2-proxy's own documentation.
-const OPTIONS: &[(&str, Shape, Fate)] = &[
+const OPTIONS: &[(&str, SettingShape, SettingOutcome)] = &[
     ("config", Text, Note("import that file, too")),
     (
         "alpha_config",
@@ -328,20 +330,20 @@ const OPTIONS: &[(&str, Shape, Fate)] = &[
     ),
 ];
 
-fn option(name: &str) -> Option<&'static (&'static str, Shape, Fate)> {
+fn option(name: &str) -> Option<&'static (&'static str, SettingShape, SettingOutcome)> {
     OPTIONS.iter().find(|(known, ..)| *known == name)
 }
 
-pub(crate) fn shape(name: &str) -> Option<Shape> {
+pub(crate) fn shape(name: &str) -> Option<SettingShape> {
     option(&canonical(name).0).map(|(_, shape, _)| *shape)
 }
 
 pub(crate) fn is_switch(flag: &str) -> bool {
-    matches!(shape(&flag.replace('-', "_")), Some(Shape::Switch | Shape::On))
+    matches!(shape(&flag.replace('-', "_")), Some(SettingShape::Switch | SettingShape::On))
 }
 
 /// The name in the TOML file, and the shape. A flag or variable of a list may be in the singular.
-pub(crate) fn canonical(written: &str) -> (String, Option<Shape>) {
+pub(crate) fn canonical(written: &str) -> (String, Option<SettingShape>) {
     let name = written.replace('-', "_");
     let plural = format!("{name}s");
     let known = option(&name).or_else(|| option(&plural).filter(|(_, shape, _)| *shape == List));
@@ -357,7 +359,7 @@ pub(crate) fn canonical(written: &str) -> (String, Option<Shape>) {
 
 /// The value of a setting, as far as a remark depends on it.
 #[derive(Clone, Copy, Eq, PartialEq)]
-pub(super) enum Given {
+pub(super) enum SettingValue {
     Empty,
     /// A switch that is on.
     On,
@@ -365,14 +367,14 @@ pub(super) enum Given {
 }
 
 /// What a remark says about a setting that no other part of the translation reads.
-pub(super) fn remark(name: &str, given: Given) -> Option<(Weight, &'static str)> {
+pub(super) fn remark(name: &str, given: SettingValue) -> Option<(Weight, &'static str)> {
     let Some((_, shape, fate)) = option(name) else {
         return Some((Weight::Decide, "is no setting of oauth2-proxy 7; look up what it did"));
     };
     let is_default = match given {
-        Given::Empty => true,
-        Given::On => matches!(shape, On),
-        Given::Other => matches!(shape, Switch),
+        SettingValue::Empty => true,
+        SettingValue::On => matches!(shape, On),
+        SettingValue::Other => matches!(shape, Switch),
     };
     let remark = match fate {
         Carried => None,

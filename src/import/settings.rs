@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use toml_edit::{Document, Item, Value};
 
-use super::options::{self, Shape};
+use super::options::{self, SettingShape};
 use super::{Remarks, Weight};
 
 /// The start of a variable's name.
@@ -168,7 +168,7 @@ impl Settings {
         let is_single = values.len() == 1;
         let values: Vec<String> = match shape {
             // a list as one text: flags and variables separate by commas
-            Some(Shape::List) if is_single => {
+            Some(SettingShape::List) if is_single => {
                 let items = values.iter().flat_map(|value| value.split(','));
                 items
                     .map(|item| item.trim().to_owned())
@@ -183,7 +183,7 @@ impl Settings {
             values: Vec::new(),
         });
         match shape {
-            Some(Shape::List) => setting.values.extend(values),
+            Some(SettingShape::List) => setting.values.extend(values),
             _ => setting.values = values,
         }
         name

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::tree::{Document, Node, Shape, parse};
+use super::tree::{Node, Shape, YamlDocument, parse};
 
 /// The parts of fields that inject changes; every other field must be as before.
 const CHANGED: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
@@ -76,7 +76,7 @@ fn is_ours(path: &str, before: &Leaves) -> bool {
     })
 }
 
-fn leaves(document: &Document) -> Leaves {
+fn leaves(document: &YamlDocument) -> Leaves {
     let mut found = Leaves::new();
     visit(&document.root, String::new(), &mut found);
     found

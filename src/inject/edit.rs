@@ -1,7 +1,8 @@
 //! Edits of a text at bytes that the parser named: appended items and entries, replaced scalars, and the way back.
 //!
-//! Additions to block YAML are whole lines. Their removal takes whole lines, so that the text is again what it was, byte for
-//! byte. Additions to flow YAML and JSON stand directly after what was there last, and their removal reaches back to it.
+//! Additions to block YAML are whole lines. Their removal takes whole lines, so that the text is again what it was,
+//! byte for byte. Additions to flow YAML and JSON stand directly after what was there last, and their removal reaches
+//! back to it.
 
 use super::tree::{Entry, Node, Shape};
 use super::value::{Layout, Value};
@@ -178,21 +179,30 @@ impl<'a> Editor<'a> {
     /// Takes items out of a list. Those of a flow list must be next to each other.
     pub fn remove_items(&mut self, list: &Node, is_ours: &dyn Fn(&Node) -> bool) -> Result<(), EditError> {
         let items = list.items();
-        let nodes: Vec<Part<'_>> = items.iter().map(Part::Item).collect();
-        self.remove_parts(list, &nodes, &|part| matches!(part, Part::Item(item) if is_ours(item)))
+        let nodes: Vec<CollectionPart<'_>> = items.iter().map(CollectionPart::Item).collect();
+        self.remove_parts(
+            list,
+            &nodes,
+            &|part| matches!(part, CollectionPart::Item(item) if is_ours(item)),
+        )
     }
 
     /// Takes an entry out of a mapping.
     pub fn remove_entry(&mut self, map: &Node, name: &str) -> Result<(), EditError> {
-        let nodes: Vec<Part<'_>> = map.entries().iter().map(Part::Entry).collect();
+        let nodes: Vec<CollectionPart<'_>> = map.entries().iter().map(CollectionPart::Entry).collect();
         self.remove_parts(
             map,
             &nodes,
-            &|part| matches!(part, Part::Entry(entry) if entry.name() == Some(name)),
+            &|part| matches!(part, CollectionPart::Entry(entry) if entry.name() == Some(name)),
         )
     }
 
-    fn remove_parts(&mut self, whole: &Node, parts: &[Part<'_>], is_ours: &dyn Fn(&Part<'_>) -> bool) -> Result<(), EditError> {
+    fn remove_parts(
+        &mut self,
+        whole: &Node,
+        parts: &[CollectionPart<'_>],
+        is_ours: &dyn Fn(&CollectionPart<'_>) -> bool,
+    ) -> Result<(), EditError> {
         if !whole.is_flow() {
             for part in parts.iter().filter(|part| is_ours(part)) {
                 self.remove_lines(part)?;
@@ -222,12 +232,14 @@ impl<'a> Editor<'a> {
     }
 
     /// Takes the lines of a part out. At the end of a text without a last line break, the break before them goes, too.
-    fn remove_lines(&mut self, part: &Part<'_>) -> Result<(), EditError> {
+    fn remove_lines(&mut self, part: &CollectionPart<'_>) -> Result<(), EditError> {
         let start = self.line_start(part.start());
         let before = self.slice(start, part.start());
         let is_own_line = match part {
-            Part::Item(_) => before.trim_start_matches(' ').starts_with('-') && before.trim_matches([' ', '-']).is_empty(),
-            Part::Entry(_) => before.trim_start_matches(' ').is_empty(),
+            CollectionPart::Item(_) => {
+                before.trim_start_matches(' ').starts_with('-') && before.trim_matches([' ', '-']).is_empty()
+            }
+            CollectionPart::Entry(_) => before.trim_start_matches(' ').is_empty(),
         };
         if !is_own_line {
             return Err(MOVED);
@@ -341,7 +353,8 @@ impl<'a> Editor<'a> {
         self.slice(0, at).rfind('\n').map_or(0, |line_break| line_break + 1)
     }
 
-    /// The byte after the line break that ends the line of `at`; a content that ends with a line break is at its line's end.
+    /// The byte after the line break that ends the line of `at`; a content that ends with a line break is at its line's
+    /// end.
     fn next_line(&self, at: usize) -> usize {
         if at > 0 && self.slice(at - 1, at) == "\n" {
             return at;
@@ -383,12 +396,12 @@ impl<'a> Editor<'a> {
 }
 
 /// A part of a collection.
-enum Part<'a> {
+enum CollectionPart<'a> {
     Item(&'a Node),
     Entry(&'a Entry),
 }
 
-impl Part<'_> {
+impl CollectionPart<'_> {
     fn start(&self) -> usize {
         match self {
             Self::Item(item) => item.start,

@@ -1,6 +1,6 @@
 //! Finds the objects of a stream: the workloads whose pods get the sidecar, and the Services in front of them.
 
-use super::tree::{Document, Entry, Node};
+use super::tree::{Entry, Node, YamlDocument};
 use super::view::{Path, Refusal, View};
 
 /// An object of the stream with a kind that inject knows.
@@ -8,16 +8,16 @@ use super::view::{Path, Refusal, View};
 pub(super) struct Object<'a> {
     /// `Deployment/shop`.
     pub title: String,
-    pub kind: Kind,
+    pub kind: ManifestKind,
     pub namespace: Option<&'a str>,
-    pub document: &'a Document,
+    pub document: &'a YamlDocument,
     pub node: &'a Node,
     /// Number of the text that it stands in.
     pub text: usize,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum ManifestKind {
     Pod,
     /// The pod's template is `spec.template`.
     Workload,
@@ -31,24 +31,24 @@ pub(super) enum Kind {
 const LISTS_MAX: usize = 4;
 
 /// API groups (without version) and kinds that have pods. A kind of the same name in another group is another thing.
-const KINDS: [(&str, &str, Kind); 13] = [
-    ("", "Pod", Kind::Pod),
-    ("", "ReplicationController", Kind::Workload),
-    ("", "Service", Kind::Service),
-    ("apps", "DaemonSet", Kind::Workload),
-    ("apps", "Deployment", Kind::Workload),
-    ("apps", "ReplicaSet", Kind::Workload),
-    ("apps", "StatefulSet", Kind::Workload),
-    ("argoproj.io", "Rollout", Kind::Workload),
-    ("batch", "CronJob", Kind::CronJob),
-    ("batch", "Job", Kind::Job),
-    ("extensions", "DaemonSet", Kind::Workload),
-    ("extensions", "Deployment", Kind::Workload),
-    ("extensions", "ReplicaSet", Kind::Workload),
+const KINDS: [(&str, &str, ManifestKind); 13] = [
+    ("", "Pod", ManifestKind::Pod),
+    ("", "ReplicationController", ManifestKind::Workload),
+    ("", "Service", ManifestKind::Service),
+    ("apps", "DaemonSet", ManifestKind::Workload),
+    ("apps", "Deployment", ManifestKind::Workload),
+    ("apps", "ReplicaSet", ManifestKind::Workload),
+    ("apps", "StatefulSet", ManifestKind::Workload),
+    ("argoproj.io", "Rollout", ManifestKind::Workload),
+    ("batch", "CronJob", ManifestKind::CronJob),
+    ("batch", "Job", ManifestKind::Job),
+    ("extensions", "DaemonSet", ManifestKind::Workload),
+    ("extensions", "Deployment", ManifestKind::Workload),
+    ("extensions", "ReplicaSet", ManifestKind::Workload),
 ];
 
 /// The known objects of a text's documents, in their order; items of Lists are objects of their own.
-pub(super) fn objects(text: usize, documents: &[Document]) -> Vec<Object<'_>> {
+pub(super) fn objects(text: usize, documents: &[YamlDocument]) -> Vec<Object<'_>> {
     let mut found = Vec::new();
     for document in documents {
         collect(document, &document.root, LISTS_MAX, &mut found);
@@ -57,7 +57,7 @@ pub(super) fn objects(text: usize, documents: &[Document]) -> Vec<Object<'_>> {
     found
 }
 
-fn collect<'a>(document: &'a Document, node: &'a Node, lists: usize, found: &mut Vec<Object<'a>>) {
+fn collect<'a>(document: &'a YamlDocument, node: &'a Node, lists: usize, found: &mut Vec<Object<'a>>) {
     let text = |node: &'a Node, key: &str| node.value(key).and_then(Node::text);
     let (Some(version), Some(kind)) = (text(node, "apiVersion"), text(node, "kind")) else {
         return;
@@ -99,9 +99,9 @@ impl<'a> Object<'a> {
 
     fn steps(&self) -> &'static [&'static str] {
         match self.kind {
-            Kind::Pod | Kind::Service => &[],
-            Kind::Workload | Kind::Job => &["spec", "template"],
-            Kind::CronJob => &["spec", "jobTemplate", "spec", "template"],
+            ManifestKind::Pod | ManifestKind::Service => &[],
+            ManifestKind::Workload | ManifestKind::Job => &["spec", "template"],
+            ManifestKind::CronJob => &["spec", "jobTemplate", "spec", "template"],
         }
     }
 }
@@ -131,7 +131,7 @@ impl Object<'_> {
 }
 
 /// Keys and values; an alias is followed.
-pub(super) fn labels<'a>(document: &'a Document, node: Option<&'a Node>) -> Vec<(&'a str, &'a str)> {
+pub(super) fn labels<'a>(document: &'a YamlDocument, node: Option<&'a Node>) -> Vec<(&'a str, &'a str)> {
     let Some(node) = node.map(|node| document.resolve(node)) else {
         return Vec::new();
     };

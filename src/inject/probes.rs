@@ -24,12 +24,12 @@ const TIMEOUT_MAX_MS: u64 = 60_000;
 /// The probes to change.
 #[derive(Default)]
 pub(super) struct ProbePlan<'a> {
-    changes: Vec<Change<'a>>,
+    changes: Vec<ProbeChange<'a>>,
     /// `upstream.probes` of the gate.
     pub settings: Vec<(String, Value)>,
 }
 
-struct Change<'a> {
+struct ProbeChange<'a> {
     name: &'static str,
     path: String,
     /// The entry `httpGet`, `tcpSocket` or `grpc`.
@@ -82,7 +82,7 @@ impl<'a> ProbePlan<'a> {
         let setting = setting.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         self.settings.push((endpoint.to_owned(), Value::Map(setting)));
         let path = handler.entry(if entry.name() == Some("grpc") { "service" } else { "path" })?;
-        self.changes.push(Change {
+        self.changes.push(ProbeChange {
             name,
             path: format!("/app/{endpoint}"),
             handler: entry,
@@ -105,7 +105,7 @@ impl<'a> ProbePlan<'a> {
     }
 }
 
-impl Change<'_> {
+impl ProbeChange<'_> {
     fn edit(&self, editor: &mut Editor<'_>) -> Result<ProbeRecord, &'static str> {
         let mut record = ProbeRecord {
             probe: self.name.to_owned(),

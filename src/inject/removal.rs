@@ -2,7 +2,7 @@
 
 use super::edit::Editor;
 use super::ending;
-use super::manifest::{Kind, Object};
+use super::manifest::{ManifestKind, Object};
 use super::probes;
 use super::record::{ANNOTATION, Record};
 use super::service;
@@ -21,7 +21,7 @@ pub(super) fn remove(object: &Object<'_>, editor: &mut Editor<'_>) -> Result<boo
     let Some(spec) = owner.node.value("spec") else {
         return Ok(false);
     };
-    let done = if object.kind == Kind::Service {
+    let done = if object.kind == ManifestKind::Service {
         service::restore(spec, &record.ports, editor)
     } else {
         remove_sidecar(spec, &record, editor)

@@ -38,11 +38,11 @@ pub(super) fn selects<'a>(service: &Object<'_>, mut workloads: impl Iterator<Ite
 /// The ports of a Service that lead to the app.
 pub(super) struct ServicePlan<'a> {
     object: &'a Object<'a>,
-    changes: Vec<Change<'a>>,
+    changes: Vec<ServiceChange<'a>>,
     pub notes: Vec<String>,
 }
 
-struct Change<'a> {
+struct ServiceChange<'a> {
     at: usize,
     port: View<'a>,
     /// `None`: the key is absent, and `port` is the target.
@@ -83,7 +83,7 @@ impl<'a> ServicePlan<'a> {
             if let Some(view) = target.filter(|view| view.node.has_tag || view.node.anchor != 0 || view.node.is_block_scalar) {
                 return Err(view.refuse("has a tag, an anchor or a block (`|`, `>`); write it plainly"));
             }
-            self.changes.push(Change { at, port, target: node });
+            self.changes.push(ServiceChange { at, port, target: node });
             self.notes.push(format!(
                 "port {} leads to the gate ({PROXY_PORT}) instead of to the app ({leads_to})",
                 number.text()?

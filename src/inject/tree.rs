@@ -8,7 +8,7 @@ use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle};
 
 /// One document of the stream.
 #[derive(Debug)]
-pub(super) struct Document {
+pub(super) struct YamlDocument {
     pub root: Node,
     /// Nodes that an alias of the document repeats, by anchor, with the line of the last alias.
     pub aliased: BTreeMap<usize, usize>,
@@ -68,7 +68,7 @@ struct Builder<'a> {
 }
 
 /// Reads every document of the stream.
-pub(super) fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
+pub(super) fn parse(text: &str) -> Result<Vec<YamlDocument>, SyntaxError> {
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
         text,
@@ -80,7 +80,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
             Event::StreamStart | Event::StreamEnd | Event::DocumentStart(..) | Event::DocumentEnd => {}
             event => {
                 let root = builder.node(event, &span)?;
-                documents.push(Document {
+                documents.push(YamlDocument {
                     root,
                     aliased: std::mem::take(&mut builder.aliased),
                 });
@@ -90,7 +90,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
     Ok(documents)
 }
 
-impl Document {
+impl YamlDocument {
     /// The node itself, or the one that an alias repeats.
     pub fn resolve<'a>(&'a self, node: &'a Node) -> &'a Node {
         match node.shape {

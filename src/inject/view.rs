@@ -1,6 +1,6 @@
 //! A node with its field path and its document: reads of a manifest that name object, field and line when they refuse.
 
-use super::tree::{Document, Entry, Node, Shape};
+use super::tree::{Entry, Node, Shape, YamlDocument};
 
 /// A manifest, or a part of it, that inject does not edit.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -45,7 +45,7 @@ fn colon(field: &str) -> String {
 /// A node of one object.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
-    pub document: &'a Document,
+    pub document: &'a YamlDocument,
     pub node: &'a Node,
     pub path: Path<'a>,
 }
@@ -54,7 +54,7 @@ pub(super) struct View<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Path<'a> {
     pub object: &'a str,
-    steps: [Step<'a>; DEPTH_MAX],
+    steps: [PathStep<'a>; DEPTH_MAX],
     depth: usize,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Path<'a> {
 const DEPTH_MAX: usize = 16;
 
 #[derive(Clone, Copy)]
-enum Step<'a> {
+enum PathStep<'a> {
     Key(&'a str),
     Item(usize),
 }
@@ -71,12 +71,12 @@ impl<'a> Path<'a> {
     pub fn new(object: &'a str) -> Self {
         Self {
             object,
-            steps: [Step::Item(0); DEPTH_MAX],
+            steps: [PathStep::Item(0); DEPTH_MAX],
             depth: 0,
         }
     }
 
-    fn with(mut self, step: Step<'a>) -> Self {
+    fn with(mut self, step: PathStep<'a>) -> Self {
         if let Some(free) = self.steps.get_mut(self.depth) {
             *free = step;
             self.depth += 1;
@@ -88,12 +88,12 @@ impl<'a> Path<'a> {
         let mut text = String::new();
         for step in self.steps.iter().take(self.depth) {
             match step {
-                Step::Key(key) if text.is_empty() => text.push_str(key),
-                Step::Key(key) => {
+                PathStep::Key(key) if text.is_empty() => text.push_str(key),
+                PathStep::Key(key) => {
                     text.push('.');
                     text.push_str(key);
                 }
-                Step::Item(number) => text.push_str(&format!("[{number}]")),
+                PathStep::Item(number) => text.push_str(&format!("[{number}]")),
             }
         }
         text
@@ -114,7 +114,7 @@ impl<'a> View<'a> {
     /// The refusal of a key that is not there.
     pub fn refuse_key(&self, key: &'a str, reason: impl Into<String>) -> Refusal {
         Refusal {
-            field: self.path.with(Step::Key(key)).text(),
+            field: self.path.with(PathStep::Key(key)).text(),
             ..self.refuse(reason)
         }
     }
@@ -152,7 +152,7 @@ impl<'a> View<'a> {
     /// The value of that key; an absent or null one is `None`. Aliases are followed: this is for reading only.
     pub fn get(&self, name: &'a str) -> Result<Option<Self>, Refusal> {
         let Some(entry) = self.entry(name)? else { return Ok(None) };
-        Ok(Some(self.below(&entry.value, Step::Key(name))).filter(|view| !view.node.is_null()))
+        Ok(Some(self.below(&entry.value, PathStep::Key(name))).filter(|view| !view.node.is_null()))
     }
 
     /// The value of that key, to be edited. An alias, or an anchor that an alias repeats, is refused.
@@ -160,7 +160,7 @@ impl<'a> View<'a> {
         let Some(entry) = self.entry(name)? else { return Ok(None) };
         let view = Self {
             node: &entry.value,
-            path: self.path.with(Step::Key(name)),
+            path: self.path.with(PathStep::Key(name)),
             ..*self
         };
         view.check_shared()?;
@@ -173,7 +173,7 @@ impl<'a> View<'a> {
             Shape::List { items, .. } => Ok(items
                 .iter()
                 .enumerate()
-                .map(|(number, item)| self.below(item, Step::Item(number)))
+                .map(|(number, item)| self.below(item, PathStep::Item(number)))
                 .collect()),
             _ if self.node.is_null() => Ok(Vec::new()),
             _ => Err(self.refuse("is not a list")),
@@ -181,7 +181,7 @@ impl<'a> View<'a> {
     }
 
     /// The node itself, or the one that an alias repeats.
-    fn below(&self, node: &'a Node, step: Step<'a>) -> Self {
+    fn below(&self, node: &'a Node, step: PathStep<'a>) -> Self {
         let target = self.document.resolve(node);
         Self {
             node: target,

@@ -3,7 +3,7 @@
 
 use super::edit::Editor;
 use super::ending::EndingPlan;
-use super::manifest::{Kind, Object};
+use super::manifest::{ManifestKind, Object};
 use super::ports::{ContainerPorts, DeclaredPort};
 use super::probes::ProbePlan;
 use super::record::{ANNOTATION, Record};
@@ -41,7 +41,7 @@ impl<'a> Plan<'a> {
         let spec = template
             .open("spec")?
             .ok_or_else(|| template.refuse_key("spec", "is missing"))?;
-        if object.kind != Kind::Pod && object.kind != Kind::Workload && options.mode == Mode::Classic {
+        if object.kind != ManifestKind::Pod && object.kind != ManifestKind::Workload && options.mode == Mode::Classic {
             return Err(spec.refuse("a Job with a classic sidecar never ends; use --mode native"));
         }
         refuse_host_network(&spec)?;

@@ -1,8 +1,8 @@
 //! A rate that all replicas count together, through the session store.
 //!
 //! A request never waits for the store. Each replica lets a request pass that its own count allows, and notes it here.
-//! A few times per second `app::shared_rates` publishes the noted counts and learns the totals of all replicas. A caller
-//! whose total is over the rate is refused until the window of that total ends.
+//! A few times per second `app::shared_rates` publishes the noted counts and learns the totals of all replicas. A
+//! caller whose total is over the rate is refused until the window of that total ends.
 //!
 //! So between two publications one caller can exceed the rate by the requests that the replicas let pass in that time.
 //! While the store does not answer, counts are dropped and each replica counts alone. A request that is noted while a
@@ -34,11 +34,11 @@ pub trait CountedAs: Clone + Eq + Hash {
 pub struct SharedRate {
     rate: Rate,
     area: &'static str,
-    state: Mutex<State>,
+    state: Mutex<SharedCounts>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SharedCounts {
     passed: HashMap<SharedKey, u32>,
     over: HashMap<SharedKey, Instant>,
 }
@@ -52,7 +52,7 @@ pub struct PassedRequests {
 
 /// One window of a rate. All replicas with the same clock number it alike.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Window {
+pub struct RateWindow {
     /// Windows since 1970.
     pub number: u64,
     /// Time until it ends.
@@ -69,12 +69,12 @@ impl SharedRate {
     }
 
     /// Returns the window of a time since 1970.
-    pub fn window(&self, since_1970: Duration) -> Window {
+    pub fn window(&self, since_1970: Duration) -> RateWindow {
         let per = self.rate.per.as_nanos().max(1);
         let number = since_1970.as_nanos() / per;
         let left = per - since_1970.as_nanos() % per;
         let nanos = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
-        Window {
+        RateWindow {
             number: nanos(number),
             left: Duration::from_nanos(nanos(left)),
         }

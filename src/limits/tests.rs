@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-use super::shared::Window;
+use super::shared::RateWindow;
 use super::*;
 use crate::config::{Count, RateLimit, TimeSpan};
 
@@ -236,7 +236,7 @@ fn requests_that_other_replicas_let_pass_count_here_until_their_window_ends() {
 fn windows_are_numbered_alike_in_all_replicas_and_follow_each_other() {
     let shared = SharedRate::new(rate(1, Duration::from_secs(60), 1), "x");
     let at = |seconds| shared.window(Duration::from_secs(seconds));
-    let window = |number, seconds| Window {
+    let window = |number, seconds| RateWindow {
         number,
         left: Duration::from_secs(seconds),
     };

@@ -189,22 +189,22 @@ fn login_state(acr_values: Option<&str>, max_age: Option<u64>) -> LoginState {
     LoginState::from_bytes(fixed.to_string().as_bytes(), unix_millis()).unwrap()
 }
 
-struct Lab {
+struct LoginFixture {
     login: Arc<RelyingParty>,
     stop: CancellationToken,
 }
 
-impl Drop for Lab {
+impl Drop for LoginFixture {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
-fn lab(provider: &Provider, more: &str) -> Lab {
+fn lab(provider: &Provider, more: &str) -> LoginFixture {
     lab_with(provider, more, &format!("client_secret: '{SECRET}'"))
 }
 
-fn lab_with(provider: &Provider, issuer: &str, client: &str) -> Lab {
+fn lab_with(provider: &Provider, issuer: &str, client: &str) -> LoginFixture {
     let yaml = format!(
         "upstream: {{ url: 'http://127.0.0.1:1' }}\npublic_url: 'https://shop.test'\n\
          issuers:\n  - {{ name: corp, issuer: '{}', audiences: [api], leeway: 5s {issuer} }}\n\
@@ -220,10 +220,10 @@ fn lab_with(provider: &Provider, issuer: &str, client: &str) -> Lab {
     tokio::spawn(Arc::clone(&authn).run(stop.clone()));
     let deadline = Duration::from_secs(2);
     let login = RelyingParty::with_deadline(&config, &authn, &sessions, &audit, deadline).unwrap();
-    Lab { login, stop }
+    LoginFixture { login, stop }
 }
 
-impl Lab {
+impl LoginFixture {
     fn corp(&self) -> &OidcProvider {
         self.login.oidc("corp").unwrap()
     }

@@ -23,25 +23,25 @@ const PORTAL: &str = "portal";
 
 /// The ancestors of an entity that its id states.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Stated {
+enum StatedAncestors {
     All,
     /// entities.json puts paths or portals below others, too.
     Some,
 }
 
-impl Stated {
+impl StatedAncestors {
     fn and(self, other: Self) -> Self {
         if self == Self::All { other } else { self }
     }
 }
 
-fn stated(revision: &Revision) -> Stated {
+fn stated(revision: &Revision) -> StatedAncestors {
     let names = &revision.rules.names;
     let portal = names.portal.as_ref().map(EntityUid::type_name);
     let mut types = names.path.iter().chain(portal);
     match types.any(|ty| revision.rules.engine.store.has_ancestors(ty)) {
-        true => Stated::Some,
-        false => Stated::All,
+        true => StatedAncestors::Some,
+        false => StatedAncestors::All,
     }
 }
 
@@ -52,7 +52,7 @@ enum Pair {
 }
 
 impl Pair {
-    fn facts(&self, stated: Stated) -> Vec<Expression> {
+    fn facts(&self, stated: StatedAncestors) -> Vec<Expression> {
         let resource = variable("resource");
         let is_in = |left: &Value, right: &EntityUid| Expression::is_in(left, &literal(right));
         match self {
@@ -61,7 +61,7 @@ impl Pair {
                     is_in(&resource, low).not().or(&is_in(&resource, high)),
                     is_in(&literal(low), high),
                 ];
-                facts.extend((stated == Stated::All).then(|| is_in(&literal(high), low).not()));
+                facts.extend((stated == StatedAncestors::All).then(|| is_in(&literal(high), low).not()));
                 facts
             }
             Self::Apart([one, other]) => vec![
@@ -78,7 +78,7 @@ pub(super) struct ProofFacts<'r> {
     slug: &'r str,
     revision: &'r Revision,
     path: Option<&'r EntityTypeName>,
-    stated: Stated,
+    stated: StatedAncestors,
 }
 
 impl<'r> ProofFacts<'r> {
@@ -138,13 +138,13 @@ impl<'r> ProofFacts<'r> {
         for uid in portals {
             match Some(uid) == portal {
                 true => facts.push(is_below(uid)),
-                false if self.stated == Stated::All => facts.push(is_below(uid).not()),
+                false if self.stated == StatedAncestors::All => facts.push(is_below(uid).not()),
                 false => {}
             }
         }
         let Some(ty) = self.path else { return facts };
         let entity = |id: &str| EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(id));
-        let states_all = paths.len() <= PATHS_MAX && self.stated == Stated::All;
+        let states_all = paths.len() <= PATHS_MAX && self.stated == StatedAncestors::All;
         for (at, one) in paths.iter().enumerate() {
             for other in paths.iter().skip(at + 1) {
                 let pair = match (is_at_or_below(other, one), is_at_or_below(one, other)) {

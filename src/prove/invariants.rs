@@ -15,13 +15,13 @@ use super::facts::ProofFacts;
 use super::question::{Environment, Prover, SolverAnswer, SolverQuestion};
 use super::solver::NoSolver;
 use super::system::{Number, System};
-use super::{About, Finding, Kind, action_of, descriptions, environments};
+use super::{ProofFinding, ProofSubject, RequestKind, action_of, descriptions, environments};
 
 /// The result of one invariant.
 #[derive(Debug)]
-pub(crate) struct Checked {
+pub(crate) struct CheckedStatement {
     /// Every kind of requests that breaks it, or for which it is not known.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<ProofFinding>,
     /// True if no request is in its scope: then it says nothing.
     pub is_empty: bool,
 }
@@ -38,7 +38,12 @@ struct Statement<'a> {
 }
 
 /// Proves one invariant of a revision, or finds a request that breaks it.
-pub(crate) fn check(slug: &str, revision: &Revision, invariant: &Invariant, prover: &mut Prover) -> Result<Checked, NoSolver> {
+pub(crate) fn check(
+    slug: &str,
+    revision: &Revision,
+    invariant: &Invariant,
+    prover: &mut Prover,
+) -> Result<CheckedStatement, NoSolver> {
     let own = Engine::new(invariant.policies.clone(), [], Arc::default(), ErroredForbids::Deny);
     let systems = System::of(&revision.rules.engine).zip(System::of(&own));
     let Some(((system, own), region)) = systems.zip(region(invariant)) else {
@@ -52,7 +57,7 @@ pub(crate) fn check(slug: &str, revision: &Revision, invariant: &Invariant, prov
         region: &region,
         facts: ProofFacts::of(slug, revision),
     };
-    let mut checked = Checked {
+    let mut checked = CheckedStatement {
         findings: Vec::new(),
         is_empty: true,
     };
@@ -68,11 +73,11 @@ pub(crate) fn check(slug: &str, revision: &Revision, invariant: &Invariant, prov
             let found = statement.search(&environment, prover)?;
             if !matches!(found, SearchResult::Nothing) {
                 let about = match described {
-                    Described::Yes => About::Decisions,
-                    Described::No => About::Undescribed,
+                    Described::Yes => ProofSubject::Decisions,
+                    Described::No => ProofSubject::Undescribed,
                 };
-                checked.findings.push(Finding {
-                    kind: Kind::of(&env),
+                checked.findings.push(ProofFinding {
+                    kind: RequestKind::of(&env),
                     about,
                     found,
                 });
@@ -83,13 +88,13 @@ pub(crate) fn check(slug: &str, revision: &Revision, invariant: &Invariant, prov
     Ok(checked)
 }
 
-fn unknown(revision: &Revision, reason: &str) -> Checked {
-    let finding = |env: &RequestEnv| Finding {
-        kind: Kind::of(env),
-        about: About::Decisions,
+fn unknown(revision: &Revision, reason: &str) -> CheckedStatement {
+    let finding = |env: &RequestEnv| ProofFinding {
+        kind: RequestKind::of(env),
+        about: ProofSubject::Decisions,
         found: SearchResult::Unknown(reason.to_owned()),
     };
-    Checked {
+    CheckedStatement {
         findings: environments(revision).iter().map(finding).collect(),
         is_empty: false,
     }

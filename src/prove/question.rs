@@ -167,7 +167,7 @@ fn said(error: &Error) -> String {
         }
         Error::EncodeError(error) => {
             let cause = std::error::Error::source(error).map(ToString::to_string);
-            format!("the solver cannot be told: {}", cause.unwrap_or_else(|| error.to_string()))
+            format!("the solver cannot be asked: {}", cause.unwrap_or_else(|| error.to_string()))
         }
         Error::PolicyNotWellTyped { errs } => {
             let first = errs.first().map(ToString::to_string).unwrap_or_default();

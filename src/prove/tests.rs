@@ -69,8 +69,8 @@ fn widened(old: &Revision, new: &Revision) -> Vec<String> {
     widening.findings.iter().map(shown).collect()
 }
 
-fn shown(finding: &Finding) -> String {
-    let Finding { kind, about, found } = finding;
+fn shown(finding: &ProofFinding) -> String {
+    let ProofFinding { kind, about, found } = finding;
     match found {
         SearchResult::Example(example) => format!(
             "{kind} {about:?}: {} {} | old {}, new {}",

@@ -10,7 +10,7 @@ use cedargate_policy::revision::source::Tree;
 use cedargate_policy::types::PortalSlug;
 
 /// The comparison of two readings of one portal.
-pub(super) struct Settled {
+pub(super) struct PortalReading {
     /// True if everything but the emergency forbids is equal.
     pub candidate: bool,
     /// The emergency forbids that differ.
@@ -19,14 +19,14 @@ pub(super) struct Settled {
 
 /// A portal whose files keep changing.
 #[derive(Default)]
-pub(super) struct Unsettled {
+pub(super) struct ChangingPortal {
     /// Rounds in a row.
     pub rounds: u32,
     /// The part of the last round that was loaded; an equal one is not loaded again.
     pub tried: Option<Tree>,
 }
 
-impl Settled {
+impl PortalReading {
     pub fn of(before: &Tree, last: &Tree, slug: &PortalSlug) -> Self {
         let old = before.emergency_files(slug);
         let new = last.emergency_files(slug);

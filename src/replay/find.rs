@@ -14,7 +14,7 @@ const KEPT_MAX: usize = 1000;
 pub struct FoundRecords<'a> {
     id: &'a str,
     by_decision: Option<Vec<u8>>,
-    by_request: Vec<Found>,
+    by_request: Vec<FoundRecord>,
 }
 
 /// The decisions of several ids, in one reading.
@@ -24,7 +24,7 @@ pub struct WantedRecords<'a> {
     pub found: BTreeMap<String, Vec<u8>>,
 }
 
-struct Found {
+struct FoundRecord {
     decision_id: String,
     line: Vec<u8>,
 }
@@ -96,7 +96,7 @@ impl Visitor for FoundRecords<'_> {
         let Ok(line) = serde_json::to_vec(record) else { return };
         match matched {
             MatchedId::Decision => self.by_decision = Some(line),
-            MatchedId::Request if self.by_request.len() < KEPT_MAX => self.by_request.push(Found {
+            MatchedId::Request if self.by_request.len() < KEPT_MAX => self.by_request.push(FoundRecord {
                 decision_id: record.decision_id.to_string(),
                 line,
             }),

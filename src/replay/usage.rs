@@ -15,7 +15,7 @@ const PATH_TYPE: &str = "Path";
 
 /// A thing of one portal.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Named {
+pub struct NamedUse {
     pub portal: String,
     /// A policy's id, or a role.
     pub name: String,
@@ -31,7 +31,7 @@ pub struct UsedPolicy {
 
 /// The kind of a request: two requests of the same kind resemble each other.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Kind {
+pub struct UsedKind {
     pub portal: String,
     pub action: String,
     pub resource_type: String,
@@ -50,17 +50,17 @@ pub struct Usage<'a> {
     /// Unix milliseconds of the first and the last record.
     pub first: Option<i64>,
     pub last: Option<i64>,
-    pub policies: BTreeMap<Named, UsedPolicy>,
+    pub policies: BTreeMap<NamedUse, UsedPolicy>,
     /// Roles of callers, with the time of the last record.
-    pub roles: BTreeMap<Named, i64>,
+    pub roles: BTreeMap<NamedUse, i64>,
     /// The sets of roles that asked for each kind, with the time of the last record.
-    pub kinds: BTreeMap<Kind, BTreeMap<BTreeSet<String>, i64>>,
+    pub kinds: BTreeMap<UsedKind, BTreeMap<BTreeSet<String>, i64>>,
     kind_entries: usize,
     /// True if the log has more than is remembered.
     pub is_cut: bool,
 }
 
-impl Kind {
+impl UsedKind {
     /// `resource_type` and `id` as records show them.
     pub fn new(portal: &str, action: &str, resource_type: &str, id: &str) -> Self {
         let is_path = resource_type.rsplit("::").next() == Some(PATH_TYPE);
@@ -100,12 +100,12 @@ impl<'a> Usage<'a> {
     }
 
     /// True if a caller with at least these roles asked for this kind from this time on.
-    pub fn resembles(&self, kind: &Kind, roles: &BTreeSet<String>, since: i64) -> bool {
+    pub fn resembles(&self, kind: &UsedKind, roles: &BTreeSet<String>, since: i64) -> bool {
         let askers = self.kinds.get(kind);
         askers.is_some_and(|askers| askers.iter().any(|(asker, last)| *last >= since && roles.is_subset(asker)))
     }
 
-    fn note_policy(&mut self, named: Named, used: UsedPolicy) {
+    fn note_policy(&mut self, named: NamedUse, used: UsedPolicy) {
         if self.policies.len() >= REMEMBERED_MAX && !self.policies.contains_key(&named) {
             self.is_cut = true;
             return;
@@ -115,7 +115,7 @@ impl<'a> Usage<'a> {
         policy.last = policy.last.max(used.last);
     }
 
-    fn note_role(&mut self, named: Named, at: i64) {
+    fn note_role(&mut self, named: NamedUse, at: i64) {
         if self.roles.len() >= REMEMBERED_MAX && !self.roles.contains_key(&named) {
             self.is_cut = true;
             return;
@@ -124,7 +124,7 @@ impl<'a> Usage<'a> {
         *last = at.max(*last);
     }
 
-    fn note_kind(&mut self, kind: Kind, roles: BTreeSet<String>, at: i64) {
+    fn note_kind(&mut self, kind: UsedKind, roles: BTreeSet<String>, at: i64) {
         let known = self.kinds.get_mut(&kind).and_then(|askers| askers.get_mut(&roles));
         if let Some(last) = known {
             *last = at.max(*last);
@@ -152,7 +152,7 @@ impl Visitor for Usage<'_> {
         self.sampled += u64::from(record.sample_rate.is_some());
         self.first = Some(self.first.map_or(at, |first| first.min(at)));
         self.last = Some(self.last.map_or(at, |last| last.max(at)));
-        let named = |name: &str| Named {
+        let named = |name: &str| NamedUse {
             portal: portal.to_owned(),
             name: name.to_owned(),
         };
@@ -166,7 +166,7 @@ impl Visitor for Usage<'_> {
         let part = |name: &str| record.resource.get(name).and_then(Value::as_str);
         if let (Some(action), Some(ty), Some(id)) = (record.action.as_deref(), part("type"), part("id")) {
             let roles = roles.into_iter().map(str::to_owned).collect();
-            self.note_kind(Kind::new(portal, action, ty, id), roles, at);
+            self.note_kind(UsedKind::new(portal, action, ty, id), roles, at);
         }
     }
 

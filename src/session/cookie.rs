@@ -28,14 +28,14 @@ pub struct SessionId(pub(super) Redacted<[u8; 32]>);
 
 /// The gate's own cookies.
 #[derive(Clone, Copy)]
-enum Own {
+enum OwnCookie {
     Session,
     Login,
     Logins,
     Logout,
 }
 
-impl Own {
+impl OwnCookie {
     const ALL: [Self; 4] = [Self::Session, Self::Login, Self::Logins, Self::Logout];
 }
 
@@ -63,34 +63,34 @@ impl Cookies {
 
     /// The count of logins that did not help; zero without a well-formed cookie.
     pub fn logins(&self, headers: &HeaderMap) -> u32 {
-        let count = only(headers, self.name(Own::Logins)).and_then(|text| std::str::from_utf8(text).ok());
+        let count = only(headers, self.name(OwnCookie::Logins)).and_then(|text| std::str::from_utf8(text).ok());
         let digits = count.filter(|text| text.len() <= 2 && text.bytes().all(|b| b.is_ascii_digit()));
         digits.and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 
     pub fn set_logins(&self, count: u32) -> HeaderValue {
         self.set(
-            self.name(Own::Logins),
+            self.name(OwnCookie::Logins),
             &count.min(LOGINS_MAX).to_string(),
             Some(LOGINS_SECONDS),
         )
     }
 
     pub fn clear_logins(&self) -> HeaderValue {
-        self.set(self.name(Own::Logins), "", Some(0))
+        self.set(self.name(OwnCookie::Logins), "", Some(0))
     }
 
     /// True if the browser comes from a logout at a provider.
     pub fn is_after_logout(&self, headers: &HeaderMap) -> bool {
-        only(headers, self.name(Own::Logout)).is_some()
+        only(headers, self.name(OwnCookie::Logout)).is_some()
     }
 
     pub fn set_after_logout(&self) -> HeaderValue {
-        self.set(self.name(Own::Logout), "1", Some(LOGIN_SECONDS))
+        self.set(self.name(OwnCookie::Logout), "1", Some(LOGIN_SECONDS))
     }
 
     pub fn clear_after_logout(&self) -> HeaderValue {
-        self.set(self.name(Own::Logout), "", Some(0))
+        self.set(self.name(OwnCookie::Logout), "", Some(0))
     }
 
     /// `Set-Cookie` of a session cookie; without `max_age` (seconds) until the browser closes.
@@ -110,7 +110,7 @@ impl Cookies {
 
     /// Removes the gate's own cookies from a request's `Cookie` headers: the app never sees them.
     pub fn strip(&self, headers: &mut HeaderMap) {
-        let own = Own::ALL.map(|cookie| self.name(cookie));
+        let own = OwnCookie::ALL.map(|cookie| self.name(cookie));
         let is_own = |pair: &[u8]| own.contains(&name_of(pair));
         let found = |value: &HeaderValue| pairs(value).any(is_own);
         if !headers.get_all(COOKIE).iter().any(found) {
@@ -136,19 +136,19 @@ impl Cookies {
     }
 
     fn session_name(&self) -> &'static [u8] {
-        self.name(Own::Session)
+        self.name(OwnCookie::Session)
     }
 
     fn login_name(&self) -> &'static [u8] {
-        self.name(Own::Login)
+        self.name(OwnCookie::Login)
     }
 
-    fn name(&self, cookie: Own) -> &'static [u8] {
+    fn name(&self, cookie: OwnCookie) -> &'static [u8] {
         let host: &[u8] = match cookie {
-            Own::Session => b"__Host-cedargate",
-            Own::Login => b"__Host-cedargate-login",
-            Own::Logins => b"__Host-cedargate-logins",
-            Own::Logout => b"__Host-cedargate-logout",
+            OwnCookie::Session => b"__Host-cedargate",
+            OwnCookie::Login => b"__Host-cedargate-login",
+            OwnCookie::Logins => b"__Host-cedargate-logins",
+            OwnCookie::Logout => b"__Host-cedargate-logout",
         };
         match self.security {
             CookieSecurity::Host => host,

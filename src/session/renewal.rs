@@ -1,18 +1,21 @@
 //! Renewing a session's grant at its provider: once, however many requests and replicas want it.
 //!
-//! Three things race: requests of one process, processes of one deployment, and the provider that may rotate the refresh token,
-//! so that a second call with the old token fails. Requests of one process share one renewal (`single_flight`). Between
-//! processes a lease in the store decides (`lease`); it is longer than the provider call and is extended meanwhile. Its holder
-//! reads the session again before it calls, because another process may have renewed it already.
+//! Three things race: requests of one process, processes of one deployment, and the provider that may rotate the
+//! refresh token, so that a second call with the old token fails. Requests of one process share one renewal
+//! (`single_flight`). Between processes a lease in the store decides (`lease`); it is longer than the provider call and
+//! is extended meanwhile. Its holder reads the session again before it calls, because another process may have renewed
+//! it already.
 //!
-//! The order is: lease, claim, call, write, release. The claim is written into the session before the provider is called,
-//! because a lease expires: a process that takes the next lease must know that the stored grant may be spent. Then:
-//! - If the provider does not answer, the session stays as it is, the claim is released, and renewals pause for `PAUSE`.
-//! - If the store fails before the call, the provider is not called. If it fails after the call, the result is written again and
-//!   again (`write`), because a rotated refresh token cannot be fetched twice.
+//! The order is: lease, claim, call, write, release. The claim is written into the session before the provider is
+//! called, because a lease expires: a process that takes the next lease must know that the stored grant may be spent.
+//! Then:
+//! - If the provider does not answer, the session stays as it is, the claim is released, and renewals pause for
+//!   `PAUSE`.
+//! - If the store fails before the call, the provider is not called. If it fails after the call, the result is written
+//!   again and again (`write`), because a rotated refresh token cannot be fetched twice.
 //! - If a client leaves, nothing changes: the renewal runs on the sessions' own runtime.
-//! - If this process dies after the call, its claim stays: other processes leave the session alone for a while, and for ten
-//!   minutes they do not end it when the provider refuses the spent grant.
+//! - If this process dies after the call, its claim stays: other processes leave the session alone for a while, and for
+//!   ten minutes they do not end it when the provider refuses the spent grant.
 
 pub(super) mod due;
 pub(super) mod lease;
@@ -58,7 +61,7 @@ struct SessionRef<'a> {
 }
 
 /// The result of one step of a renewal.
-enum Step<T> {
+enum RenewalStep<T> {
     /// The renewal goes on with this.
     Proceed(T),
     /// The renewal is over: nothing to do, or another process did it. This is the session now.
@@ -76,8 +79,8 @@ impl Sessions {
         self.renewals.is_idle()
     }
 
-    /// Renews a session's grant. However many requests and processes call it, `call` runs once; it goes on if the caller's
-    /// request ends. Returns the session as it is afterwards: unchanged if the provider could not be asked.
+    /// Renews a session's grant. However many requests and processes call it, `call` runs once; it goes on if the
+    /// caller's request ends. Returns the session as it is afterwards: unchanged if the provider could not be asked.
     pub async fn refresh<F>(
         self: &Arc<Self>,
         id: &SessionId,
@@ -136,8 +139,8 @@ impl Sessions {
         F: Future<Output = Result<SessionData, RefreshError>> + Send + 'static,
     {
         let lease = match self.wait_for_lease(renewed).await? {
-            Step::Proceed(lease) => lease,
-            Step::Finished(session) => return Ok(session),
+            RenewalStep::Proceed(lease) => lease,
+            RenewalStep::Finished(session) => return Ok(session),
         };
         let result = self.renew_with_lease(renewed, call, &lease, results).await;
         self.release_lease(&lease).await;
@@ -145,30 +148,30 @@ impl Sessions {
     }
 
     /// Acquires the lease; finished if another process renews the session meanwhile, or if renewals are paused.
-    async fn wait_for_lease(&self, renewed: SessionRef<'_>) -> Result<Step<Lease>, SessionError> {
+    async fn wait_for_lease(&self, renewed: SessionRef<'_>) -> Result<RenewalStep<Lease>, SessionError> {
         let SessionRef { id, session } = renewed;
         let deadline = Instant::now() + WAIT_MAX;
         loop {
             match self.try_lease(session.handle).await {
-                Ok(Some(lease)) => return Ok(Step::Proceed(lease)),
+                Ok(Some(lease)) => return Ok(RenewalStep::Proceed(lease)),
                 Ok(None) => {}
-                Err(_unavailable) => return Ok(Step::Finished(Arc::clone(session))),
+                Err(_unavailable) => return Ok(RenewalStep::Finished(Arc::clone(session))),
             }
             let held = self.store.read(&lease_key(session.handle)).await;
             let is_over = self.renewals.is_closed() || Instant::now() >= deadline;
             if is_over || matches!(held, Ok(Some(value)) if value == PAUSED) {
-                return Ok(Step::Finished(Arc::clone(session)));
+                return Ok(RenewalStep::Finished(Arc::clone(session)));
             }
             sleep(LOOK_INTERVAL).await;
             let generation = self.cache.generation();
             match self.read(id).await {
                 Ok(Some(stored)) if stored.opened.version != session.version => {
                     let cached = self.admit(id, &stored.opened, generation)?;
-                    return Ok(Step::Finished(Arc::clone(&cached.session)));
+                    return Ok(RenewalStep::Finished(Arc::clone(&cached.session)));
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(SessionError::Missing),
-                Err(_unavailable) => return Ok(Step::Finished(Arc::clone(session))),
+                Err(_unavailable) => return Ok(RenewalStep::Finished(Arc::clone(session))),
             }
         }
     }
@@ -185,8 +188,8 @@ impl Sessions {
     {
         let session = renewed.session;
         let sent = match self.write_claim(renewed).await? {
-            Step::Proceed(sent) => sent,
-            Step::Finished(session) => return Ok(session),
+            RenewalStep::Proceed(sent) => sent,
+            RenewalStep::Finished(session) => return Ok(session),
         };
         match self.call_with_lease(call(sent.clone()), lease).await {
             Ok(mut data) if data.issuer == sent.issuer && data.subject == sent.subject => {
@@ -212,29 +215,30 @@ impl Sessions {
         }
     }
 
-    /// Writes this process's claim into the session before the provider is called; returns the data to renew. Finished if the
-    /// session was renewed or rotated meanwhile, if another process has claimed it, or if the store does not take the claim.
-    async fn write_claim(&self, renewed: SessionRef<'_>) -> Result<Step<SessionData>, SessionError> {
+    /// Writes this process's claim into the session before the provider is called; returns the data to renew. Finished
+    /// if the session was renewed or rotated meanwhile, if another process has claimed it, or if the store does not
+    /// take the claim.
+    async fn write_claim(&self, renewed: SessionRef<'_>) -> Result<RenewalStep<SessionData>, SessionError> {
         let SessionRef { id, session } = renewed;
         for _ in 0..SWAPS_MAX {
             let generation = self.cache.generation();
             let StoredSession { raw, mut opened } = match self.read(id).await {
                 Ok(Some(stored)) => stored,
                 Ok(None) => return Err(SessionError::Missing),
-                Err(_unavailable) => return Ok(Step::Finished(Arc::clone(session))),
+                Err(_unavailable) => return Ok(RenewalStep::Finished(Arc::clone(session))),
             };
             let current = self.admit(id, &opened, generation)?;
             let has_changed = opened.version != session.version || opened.header.successor.is_some();
             if has_changed || self.renewals.is_closed() || self.is_settling() || was_just_renewed(&opened) {
-                return Ok(Step::Finished(Arc::clone(&current.session)));
+                return Ok(RenewalStep::Finished(Arc::clone(&current.session)));
             }
             if self.is_claimed_by_another(&opened.header) {
                 self.renewals.pause(session.handle, CLAIMED_PAUSE);
-                return Ok(Step::Finished(Arc::clone(&current.session)));
+                return Ok(RenewalStep::Finished(Arc::clone(&current.session)));
             }
             self.claim(&mut opened.header);
             match self.swap_session(id, &raw, &opened).await {
-                Ok(Swap::Done) => return Ok(Step::Proceed(opened.data)),
+                Ok(Swap::Done) => return Ok(RenewalStep::Proceed(opened.data)),
                 Ok(Swap::Changed | Swap::Gone) => {}
                 Err(error) => {
                     tracing::debug!(%error, "a session is not renewed: the store did not take the renewal claim");
@@ -242,7 +246,7 @@ impl Sessions {
                 }
             }
         }
-        Ok(Step::Finished(Arc::clone(session)))
+        Ok(RenewalStep::Finished(Arc::clone(session)))
     }
 
     /// Releases the claim and replaces the lease, so that no process renews the session for `PAUSE`.
@@ -257,8 +261,8 @@ impl Sessions {
         drop(paused);
     }
 
-    /// The provider refused the grant that was sent. The session ends, unless it has a newer grant or another process may hold
-    /// one.
+    /// The provider refused the grant that was sent. The session ends, unless it has a newer grant or another process
+    /// may hold one.
     async fn handle_ended_grant(
         &self,
         renewed: SessionRef<'_>,

@@ -18,7 +18,7 @@ const SERVER_ERROR: u16 = 500;
 
 /// A step of the path that has a span of its own.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Step {
+pub enum SpanStep {
     /// A bearer token is verified.
     Verify,
     /// A session is found, and renewed if it is due.
@@ -33,7 +33,7 @@ pub enum Step {
 
 #[derive(Debug)]
 struct Timed {
-    step: Step,
+    step: SpanStep,
     began: Instant,
     ended: Instant,
     end: End,
@@ -51,7 +51,7 @@ enum End {
 
 #[derive(Debug)]
 struct Open {
-    step: Step,
+    step: SpanStep,
     began: Instant,
 }
 
@@ -100,7 +100,7 @@ pub struct RequestSpan {
     facts: Option<SpanFacts>,
 }
 
-impl Step {
+impl SpanStep {
     const fn name(self) -> &'static str {
         match self {
             Self::Verify => "verify",
@@ -132,7 +132,7 @@ impl RequestSpan {
         }
     }
 
-    pub fn begin(&mut self, step: Step) {
+    pub fn begin(&mut self, step: SpanStep) {
         self.close(End::NotCompleted);
         self.open = Some(Open {
             step,
@@ -151,11 +151,11 @@ impl RequestSpan {
         }
     }
 
-    pub fn add(&mut self, step: Step, began: Instant, ended: Instant) {
+    pub fn add(&mut self, step: SpanStep, began: Instant, ended: Instant) {
         self.push(step, began, ended, End::Completed);
     }
 
-    fn push(&mut self, step: Step, began: Instant, ended: Instant, end: End) {
+    fn push(&mut self, step: SpanStep, began: Instant, ended: Instant, end: End) {
         self.steps.push(Timed {
             step,
             began,
@@ -170,7 +170,7 @@ impl RequestSpan {
     pub fn decided(&mut self, facts: DecisionFacts) {
         self.close(End::NotCompleted);
         let last = self.steps.last_mut();
-        if let Some(evaluation) = last.filter(|last| last.step == Step::Evaluate && last.decision.is_none()) {
+        if let Some(evaluation) = last.filter(|last| last.step == SpanStep::Evaluate && last.decision.is_none()) {
             evaluation.decision = Some(facts.clone());
         }
         self.noted = match self.noted {
@@ -211,11 +211,11 @@ impl RequestSpan {
 
     fn step_data(&self, timed: &Timed) -> SpanData {
         let id = match timed.step {
-            Step::Upstream => self.upstream,
-            Step::Verify | Step::Session | Step::Evaluate | Step::Search => SpanId::from_bytes(random_id()),
+            SpanStep::Upstream => self.upstream,
+            SpanStep::Verify | SpanStep::Session | SpanStep::Evaluate | SpanStep::Search => SpanId::from_bytes(random_id()),
         };
         let mut data = self.data(id, timed.step.name().to_owned(), timed.began, timed.ended);
-        if timed.step == Step::Upstream {
+        if timed.step == SpanStep::Upstream {
             data.span_kind = SpanKind::Client;
         }
         if timed.end == End::NotCompleted {

@@ -1,9 +1,10 @@
 //! Admission of requests to the workbench.
 //!
-//! SECURITY: three attackers matter. A page of another site sends requests to loopback from the user's browser: it has no
-//! cookie, because the cookie is `SameSite=Strict`, and its `Sec-Fetch-Site` or `Origin` names it. A name that an attacker
-//! points at 127.0.0.1 (DNS rebinding) arrives with that name in `Host`. Another user of the machine has no token. A page of
-//! another port of 127.0.0.1 counts as the same *site*, so `Sec-Fetch-Site` must say the same *origin*.
+//! SECURITY: three attackers matter. A page of another site sends requests to loopback from the user's browser: it has
+//! no cookie, because the cookie is `SameSite=Strict`, and its `Sec-Fetch-Site` or `Origin` names it. A name that an
+//! attacker points at 127.0.0.1 (DNS rebinding) arrives with that name in `Host`. Another user of the machine has no
+//! token. A page of another port of 127.0.0.1 counts as the same *site*, so `Sec-Fetch-Site` must say the same
+//! *origin*.
 
 use std::net::SocketAddr;
 
@@ -15,11 +16,12 @@ use http::{HeaderMap, Method};
 /// Random bytes of the token, and of the cookie.
 const SECRET_BYTES: usize = 32;
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// A header that no form and no link can set; with it, a request from another origin needs a preflight, which gets no answer.
+/// A header that no form and no link can set; with it, a request from another origin needs a preflight, which gets no
+/// answer.
 const OWN_HEADER: HeaderName = HeaderName::from_static("x-cedargate-workbench");
 
 /// The address, and the secrets that open it.
-pub(crate) struct Access {
+pub(crate) struct PageAccess {
     /// `127.0.0.1:4711`.
     host: String,
     /// In the printed address.
@@ -30,7 +32,7 @@ pub(crate) struct Access {
 
 /// An admitted request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Entry {
+pub(super) enum Admission {
     /// The first visit, with the token in the address.
     Welcome(Welcome),
     Admitted,
@@ -40,8 +42,8 @@ pub(super) enum Entry {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Welcome {
     Redirect,
-    /// A link on another page led here. Browsers send no strict cookie along redirects of such a navigation, so the answer is a
-    /// page that goes on by itself.
+    /// A link on another page led here. Browsers send no strict cookie along redirects of such a navigation, so the
+    /// answer is a page that goes on by itself.
     Page,
 }
 
@@ -58,7 +60,7 @@ pub(super) enum Rejection {
     Form,
 }
 
-impl Access {
+impl PageAccess {
     /// Makes the secrets. `Err` if the machine has no random numbers.
     pub fn new(address: SocketAddr) -> Result<Self, String> {
         let secret = || {
@@ -89,7 +91,7 @@ impl Access {
         format!("cedargate-workbench-{port}")
     }
 
-    pub(super) fn admit(&self, head: &Parts) -> Result<Entry, Rejection> {
+    pub(super) fn admit(&self, head: &Parts) -> Result<Admission, Rejection> {
         let is_own_host = only(&head.headers, &HOST) == Some(&self.host);
         let is_own_target = head.uri.authority().is_none_or(|authority| authority.as_str() == self.host);
         if !is_own_host || !is_own_target {
@@ -102,7 +104,7 @@ impl Access {
             if !is_same(&token, &self.token) {
                 return Err(Rejection::Unknown);
             }
-            return Ok(Entry::Welcome(match is_own_navigation(&head.headers) {
+            return Ok(Admission::Welcome(match is_own_navigation(&head.headers) {
                 true => Welcome::Redirect,
                 false => Welcome::Page,
             }));
@@ -116,7 +118,7 @@ impl Access {
         if head.method == Method::POST && !is_call(&head.headers) {
             return Err(Rejection::Form);
         }
-        Ok(Entry::Admitted)
+        Ok(Admission::Admitted)
     }
 
     /// The token of a first visit.
@@ -177,15 +179,15 @@ mod tests {
 
     use super::*;
 
-    fn access() -> Access {
-        Access {
+    fn access() -> PageAccess {
+        PageAccess {
             host: "127.0.0.1:4711".to_owned(),
             token: "t".repeat(64),
             session: "s".repeat(64),
         }
     }
 
-    fn admitted(method: &str, uri: &str, headers: &[(&str, &str)]) -> Result<Entry, Rejection> {
+    fn admitted(method: &str, uri: &str, headers: &[(&str, &str)]) -> Result<Admission, Rejection> {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -202,9 +204,9 @@ mod tests {
     #[test]
     fn only_the_printed_token_opens_the_first_visit() {
         let right = format!("/?token={}", "t".repeat(64));
-        assert_eq!(admitted("GET", &right, &[OWN]), Ok(Entry::Welcome(Welcome::Redirect)));
+        assert_eq!(admitted("GET", &right, &[OWN]), Ok(Admission::Welcome(Welcome::Redirect)));
         let linked = [OWN, ("sec-fetch-site", "cross-site")];
-        assert_eq!(admitted("GET", &right, &linked), Ok(Entry::Welcome(Welcome::Page)));
+        assert_eq!(admitted("GET", &right, &linked), Ok(Admission::Welcome(Welcome::Page)));
         for wrong in ["/?token=", "/?token=t", "/?token=x&token=tttt"] {
             assert_eq!(admitted("GET", wrong, &[OWN]), Err(Rejection::Unknown), "{wrong}");
         }
@@ -226,7 +228,7 @@ mod tests {
         ] {
             assert_eq!(with(host), Err(Rejection::Host), "{host}");
         }
-        assert_eq!(with("127.0.0.1:4711"), Ok(Entry::Admitted));
+        assert_eq!(with("127.0.0.1:4711"), Ok(Admission::Admitted));
         let twice = [OWN, ("host", "attacker.test"), ("cookie", &cookie)];
         assert_eq!(admitted("GET", "/", &twice), Err(Rejection::Host));
         let absolute = admitted("GET", "http://attacker.test/", &[OWN, ("cookie", &cookie)]);
@@ -262,7 +264,7 @@ mod tests {
         };
         let json = ("content-type", "application/json");
         let own = ("x-cedargate-workbench", "1");
-        assert_eq!(with(&[json, own]), Ok(Entry::Admitted));
+        assert_eq!(with(&[json, own]), Ok(Admission::Admitted));
         assert_eq!(with(&[json]), Err(Rejection::Form));
         assert_eq!(with(&[("content-type", "text/plain"), own]), Err(Rejection::Form));
         assert_eq!(with(&[own]), Err(Rejection::Form));

@@ -13,11 +13,11 @@ use hyper::body::{Frame, SizeHint};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::access::{Access, Rejection, Welcome};
-use super::{Refused, page};
+use super::access::{PageAccess, Rejection, Welcome};
+use super::{CallRefusal, page};
 
-/// SECURITY: own files only, no inline script or style, no form, no frame. With Trusted Types the browser refuses to make markup
-/// or script of a text, even if the page's own code tried.
+/// SECURITY: own files only, no inline script or style, no form, no frame. With Trusted Types the browser refuses to
+/// make markup or script of a text, even if the page's own code tried.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 /// Goes on to the page by itself.
@@ -76,13 +76,13 @@ pub(super) fn json(status: StatusCode, body: Bytes) -> Response<Body> {
     with(status, "application/json", Body::Whole(Some(body)))
 }
 
-pub(super) fn refused(refused: &Refused) -> Response<Body> {
+pub(super) fn refused(refused: &CallRefusal) -> Response<Body> {
     let body = json!({ "error": refused.message }).to_string();
     json(refused.status, body.into())
 }
 
 /// Sets the cookie, and leads to the page.
-pub(super) fn welcome(access: &Access, welcome: Welcome) -> Response<Body> {
+pub(super) fn welcome(access: &PageAccess, welcome: Welcome) -> Response<Body> {
     let mut response = match welcome {
         Welcome::Page => text(StatusCode::OK, "text/html; charset=utf-8", WELCOME),
         Welcome::Redirect => {

@@ -12,6 +12,7 @@
 
 mod docs;
 mod layers;
+mod names;
 mod purity;
 mod scan;
 mod shape;

@@ -1,7 +1,8 @@
 //! Paths into the claims of a credential, parsed once at load.
 //!
-//! Foundation: no I/O, no claims of a request. `realm_access.roles` names a claim whose own name is that text or, without one,
-//! the member `roles` of the claim `realm_access`. A segment in quotes may hold dots: `resource_access."shop.api".roles`.
+//! Foundation: no I/O, no claims of a request. `realm_access.roles` names a claim whose own name is that text or,
+//! without one, the member `roles` of the claim `realm_access`. A segment in quotes may hold dots:
+//! `resource_access."shop.api".roles`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +15,7 @@ pub struct ClaimPath {
     text: String,
     /// Never empty.
     segments: Vec<String>,
-    whole: WholeName,
+    whole: LiteralName,
 }
 
 /// The attributes that `portal.yaml` maps to claims.
@@ -23,7 +24,7 @@ pub struct ClaimMapping(BTreeMap<String, ClaimPath>);
 
 /// The meaning of a claim whose own name is the whole text of a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum WholeName {
+enum LiteralName {
     /// It is the claim: the path has no quotes, so the dots may belong to the name.
     First,
     /// It has none: quotes say where the segments end.
@@ -76,7 +77,7 @@ impl ClaimPath {
         Ok(Self {
             text: text.to_owned(),
             segments,
-            whole: WholeName::Ignored,
+            whole: LiteralName::Ignored,
         })
     }
 
@@ -85,7 +86,7 @@ impl ClaimPath {
         Self {
             text: text.to_owned(),
             segments: text.split('.').map(str::to_owned).collect(),
-            whole: WholeName::First,
+            whole: LiteralName::First,
         }
     }
 
@@ -101,12 +102,12 @@ impl ClaimPath {
 
     /// The name of the claim if the whole text may be one.
     pub fn whole_name(&self) -> Option<&str> {
-        (self.whole == WholeName::First).then_some(self.text.as_str())
+        (self.whole == LiteralName::First).then_some(self.text.as_str())
     }
 
     /// Writes a value to the place where a look-up of this path finds it.
     pub fn insert(&self, claims: &mut Map<String, Value>, value: Value) {
-        if self.whole == WholeName::First {
+        if self.whole == LiteralName::First {
             claims.insert(self.text.clone(), value);
             return;
         }

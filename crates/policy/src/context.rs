@@ -1,7 +1,7 @@
 //! The context of a query: the gate's facts, as far as the schema declares them and conditions read them.
 //!
-//! The gate fills a field that has one of the gate's names *and* a type that the gate can fill; no other source may fill that
-//! field. The app fills every other field, and only in a named query.
+//! The gate fills a field that has one of the gate's names *and* a type that the gate can fill; no other source may
+//! fill that field. The app fills every other field, and only in a named query.
 
 mod client_names;
 mod declared;
@@ -18,9 +18,9 @@ use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
 use self::client_names::{header_values, parameter_values};
-pub use self::declared::{Misfit, Unfilled, declared_flags, gate_names, misfits};
+pub use self::declared::{UnfillableField, Unfilled, declared_flags, gate_names, misfits};
 pub use self::facts::SECRET_HEADERS;
-use self::facts::{Fact, Source, fact};
+use self::facts::{Fact, ValueSource, fact};
 pub use self::recorded::RecordedContext;
 use self::recorded::Shown;
 use crate::denial::{Denial, Refusal};
@@ -109,10 +109,10 @@ pub struct ReadyContext(pub Context);
 /// The gate's fields and plain fields that the app gave: built when conditions read them.
 pub struct NamedContext<'a> {
     own: ProxyContext<'a>,
-    given: SmallVec<[Given<'a>; 8]>,
+    given: SmallVec<[GivenField<'a>; 8]>,
 }
 
-type Given<'a> = (&'a str, &'a AttrType, &'a Value);
+type GivenField<'a> = (&'a str, &'a AttrType, &'a Value);
 
 impl<'a> ContextFacts<'a> {
     /// Room to reserve for the texts of these facts.
@@ -151,7 +151,7 @@ impl ContextPlans {
             .collect();
         let fields = by_action.values().flat_map(|plan| &plan.owned);
         let headers = fields
-            .filter(|field| field.fact.source == Source::Headers)
+            .filter(|field| field.fact.source == ValueSource::Headers)
             .flat_map(|field| match &field.ty {
                 AttrType::Record(record) => record.fields.keys().cloned().collect(),
                 _ => Vec::new(),
@@ -174,7 +174,7 @@ impl ContextPlans {
     pub fn reads_headers(&self) -> bool {
         self.by_action
             .values()
-            .any(|plan| plan.owned.iter().any(|field| field.fact.source == Source::Headers))
+            .any(|plan| plan.owned.iter().any(|field| field.fact.source == ValueSource::Headers))
     }
 
     pub fn reads_query(&self) -> bool {
@@ -188,7 +188,7 @@ impl ContextPlan {
         for (name, field) in &declared.fields {
             match fact(name, &field.ty) {
                 Some(fact) => {
-                    plan.reads_query |= fact.source == Source::Query;
+                    plan.reads_query |= fact.source == ValueSource::Query;
                     plan.names_entities |= matches!(field.ty, AttrType::Entity(_));
                     plan.owned.push(OwnedField {
                         name: name.clone(),
@@ -206,7 +206,8 @@ impl ContextPlan {
         plan
     }
 
-    /// The context of a named query; `None` unless a quick check shows that every field is present and of its declared type.
+    /// The context of a named query; `None` unless a quick check shows that every field is present and of its declared
+    /// type.
     pub fn fast<'a>(
         &'a self,
         facts: &'a ContextFacts<'a>,
@@ -261,10 +262,10 @@ impl ContextPlan {
         })
     }
 
-    /// The fields of a named query that do not change with time: those of the portal and of the caller. `None`: the field is
-    /// absent. `Err`: every such query is refused.
+    /// The fields of a named query that do not change with time: those of the portal and of the caller. `None`: the
+    /// field is absent. `Err`: every such query is refused.
     pub fn lasting(&self, facts: &ContextFacts<'_>) -> Result<Vec<LastingField>, Refusal> {
-        let lasting = self.filled(facts).filter(|field| field.fact.source != Source::Time);
+        let lasting = self.filled(facts).filter(|field| field.fact.source != ValueSource::Time);
         let field = |field: &OwnedField| match field.value(facts) {
             Ok(None) if field.required => Err(field.refusal(format!("context `{}` is required and not known", field.name))),
             Ok(None) => Ok(Some((field.name.clone(), None))),

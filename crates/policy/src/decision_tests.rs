@@ -1,8 +1,9 @@
 //! Decision tests: the expectations of the portal's team about its policies, checked before a candidate is served.
 //!
-//! Reads `tests/*.yaml`, the Cedar CLI's `run-tests` JSON and `ALLOW/`, `DENY/` folders of request JSON. A case is decided by
-//! the same functions as a request. Each case sets the clock, so that a test gives the same result at any time. Principals and
-//! entities that several files use are in `tests/fixtures.yaml` of the portal and of `_shared`; the nearest definition counts.
+//! Reads `tests/*.yaml`, the Cedar CLI's `run-tests` JSON and `ALLOW/`, `DENY/` folders of request JSON. A case is
+//! decided by the same functions as a request. Each case sets the clock, so that a test gives the same result at any
+//! time. Principals and entities that several files use are in `tests/fixtures.yaml` of the portal and of `_shared`;
+//! the nearest definition counts.
 
 mod cedar_cli;
 mod fields;
@@ -62,10 +63,10 @@ pub enum Failures {
 }
 
 /// Tells whether the gate gives a request, by host and path, to the portal.
-pub type Matching<'a> = &'a (dyn Fn(&str, &CanonicalPath) -> Result<(), Elsewhere> + Sync);
+pub type Matching<'a> = &'a (dyn Fn(&str, &CanonicalPath) -> Result<(), PortalMismatch> + Sync);
 
 /// The reason why a request does not come to the portal.
-pub enum Elsewhere {
+pub enum PortalMismatch {
     /// The gate refuses it.
     Refused(Refusal),
     /// Another portal gets it, or none; a text for the user.
@@ -101,7 +102,7 @@ pub struct DecisionTests<'a> {
     own: Fixtures,
     files: Vec<FileTests<'a>>,
     /// Every case, with the position of its file in `files`.
-    cases: Vec<Placed>,
+    cases: Vec<LocatedCase>,
     /// Errors of the files; the cases without one are still there.
     pub problems: Vec<Problem>,
 }
@@ -119,12 +120,12 @@ struct FileTests<'a> {
     fixtures: Fixtures,
 }
 
-struct Placed {
+struct LocatedCase {
     file: usize,
-    body: Body,
+    body: CaseBody,
 }
 
-enum Body {
+enum CaseBody {
     Yaml(Box<Case>),
     Cli(Box<CliCase>),
 }
@@ -198,9 +199,9 @@ impl<'a> DecisionTests<'a> {
                 Some("json") => {
                     let number = tests.files.len();
                     match cedar_cli::read(name, text) {
-                        Ok(cases) => tests.cases.extend(cases.into_iter().map(|case| Placed {
+                        Ok(cases) => tests.cases.extend(cases.into_iter().map(|case| LocatedCase {
                             file: number,
-                            body: Body::Cli(Box::new(case)),
+                            body: CaseBody::Cli(Box::new(case)),
                         })),
                         Err(problem) => tests.problems.push(problem),
                     }
@@ -218,11 +219,11 @@ impl<'a> DecisionTests<'a> {
 
     /// Reads a file's cases, and returns what else is in it. The caller adds the file after them.
     fn read_yaml(&mut self, name: &str, text: &str, room: &mut usize) -> Fixtures {
-        let file::Reading { file: read, problems } = TestFile::read(name, text, room);
+        let file::ReadTestFile { file: read, problems } = TestFile::read(name, text, room);
         let number = self.files.len();
-        self.cases.extend(read.cases.into_iter().map(|case| Placed {
+        self.cases.extend(read.cases.into_iter().map(|case| LocatedCase {
             file: number,
-            body: Body::Yaml(Box::new(case)),
+            body: CaseBody::Yaml(Box::new(case)),
         }));
         self.problems.extend(problems);
         read.fixtures
@@ -235,7 +236,7 @@ impl<'a> DecisionTests<'a> {
             Ok(text) => text,
             Err(problem) => return self.problems.push(problem),
         };
-        let file::Reading { file: read, problems } = TestFile::read(&name, text, room);
+        let file::ReadTestFile { file: read, problems } = TestFile::read(&name, text, room);
         self.problems.extend(problems);
         if let Some(case) = read.cases.first() {
             let problem = Problem::new(&name, "cases of the shared fixtures would run for no portal").at_line(case.line);
@@ -266,12 +267,12 @@ impl<'a> DecisionTests<'a> {
         self.cases.iter().map(|placed| {
             let file = self.files.get(placed.file).map_or("", |file| file.name);
             match &placed.body {
-                Body::Yaml(case) => NamedCase {
+                CaseBody::Yaml(case) => NamedCase {
                     file,
                     line: case.line,
                     name: &case.name,
                 },
-                Body::Cli(case) => NamedCase {
+                CaseBody::Cli(case) => NamedCase {
                     file,
                     line: None,
                     name: case.name(),
@@ -287,15 +288,15 @@ impl<'a> DecisionTests<'a> {
             .chain([&self.shared, &self.own])
             .flat_map(|file| file.principals.values());
         let inline = self.cases.iter().filter_map(|placed| match &placed.body {
-            Body::Yaml(case) => match &case.principal {
+            CaseBody::Yaml(case) => match &case.principal {
                 Some(PrincipalOfCase::Inline(fixture)) => Some(fixture),
                 Some(PrincipalOfCase::Named(_)) | None => None,
             },
-            Body::Cli(_) => None,
+            CaseBody::Cli(_) => None,
         });
         let claims = self.cases.iter().filter_map(|placed| match &placed.body {
-            Body::Yaml(case) => case.claims.as_ref().map(TestCaller::Claims),
-            Body::Cli(_) => None,
+            CaseBody::Yaml(case) => case.claims.as_ref().map(TestCaller::Claims),
+            CaseBody::Cli(_) => None,
         });
         fixtures
             .chain(inline)
@@ -312,7 +313,7 @@ impl<'a> DecisionTests<'a> {
         cases.iter().map(|placed| self.run_one(placed, subject, options)).collect()
     }
 
-    fn run_one(&self, placed: &Placed, subject: &Subject<'_>, options: &Options<'_>) -> CaseResult {
+    fn run_one(&self, placed: &LocatedCase, subject: &Subject<'_>, options: &Options<'_>) -> CaseResult {
         let runner = Runner {
             portal: subject.portal,
             revision: subject.revision,
@@ -321,8 +322,8 @@ impl<'a> DecisionTests<'a> {
             options,
         };
         match &placed.body {
-            Body::Yaml(case) => runner.yaml_case(case),
-            Body::Cli(case) => runner.cli_case(case),
+            CaseBody::Yaml(case) => runner.yaml_case(case),
+            CaseBody::Cli(case) => runner.cli_case(case),
         }
     }
 }

@@ -1,19 +1,21 @@
 //! The evaluation of one query by one revision's policies. Pure: no I/O, no clock, no logging.
 //!
-//! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for one rule: a
-//! `forbid` that fails to evaluate denies. The index decides scopes; the policies whose scope matches form a *match set*,
-//! cached per scope key. A match set without conditions has a constant evaluation. For every other one Cedar evaluates the
-//! *condition-only* policies (same policy, scope removed) once they exist, and the original policies until then.
+//! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for one
+//! rule: a `forbid` that fails to evaluate denies. The index decides scopes; the policies whose scope matches form a
+//! *match set*, cached per scope key. A match set without conditions has a constant evaluation. For every other one
+//! Cedar evaluates the *condition-only* policies (same policy, scope removed) once they exist, and the original
+//! policies until then.
 //!
-//! An example with three policies: P1 `permit (principal in Role::"viewer", action, resource)`; P2 `permit (principal in
-//! Role::"clerk", action == Action::"POST", resource) when { context.hour < 18 }`; F `forbid (principal, action, resource in
-//! Path::"/admin") when { !context.mfa }`. A viewer gets `/orders`: the match set is {P1}, it has no condition, so the
-//! evaluation is the constant *allow by P1*. A clerk posts to `/admin/x`: the match set is {P2, F}; Cedar evaluates the two
-//! conditions `context.hour < 18` and `!context.mfa` alone, and the evaluation combines their results.
+//! An example with three policies: P1 `permit (principal in Role::"viewer", action, resource)`; P2 `permit (principal
+//! in Role::"clerk", action == Action::"POST", resource) when { context.hour < 18 }`; F `forbid (principal, action,
+//! resource in Path::"/admin") when { !context.mfa }`. A viewer gets `/orders`: the match set is {P1}, it has no
+//! condition, so the evaluation is the constant *allow by P1*. A clerk posts to `/admin/x`: the match set is {P2, F};
+//! Cedar evaluates the two conditions `context.hour < 18` and `!context.mfa` alone, and the evaluation combines their
+//! results.
 //!
-//! What races: a request may find a match set before its condition-only policies exist. Both forms decide alike, so the request
-//! takes the one that is there. The preparing thread stores the new form once (`OnceLock`); if its queue is full, the match
-//! set keeps its originals, which costs time and changes no decision.
+//! What races: a request may find a match set before its condition-only policies exist. Both forms decide alike, so the
+//! request takes the one that is there. The preparing thread stores the new form once (`OnceLock`); if its queue is
+//! full, the match set keeps its originals, which costs time and changes no decision.
 
 pub(crate) mod coverage;
 pub mod dependencies;
@@ -48,8 +50,8 @@ pub use crate::engine::query::{Ancestors, ContextSource, Effects, EntityQuery, Q
 pub(crate) use crate::engine::readers::UnknownRead;
 use crate::schema::TypeNames;
 
-/// Match sets remembered per revision. Beyond it the cache evicts the least useful one, and the engine makes it again when
-/// needed (tens of µs).
+/// Match sets remembered per revision. Beyond it the cache evicts the least useful one, and the engine makes it again
+/// when needed (tens of µs).
 const MATCH_SETS_MAX: usize = 16_384;
 
 /// Scope keys whose nearest permit is remembered.
@@ -81,7 +83,8 @@ pub struct IndexedPolicies {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErroredForbids {
     Deny,
-    /// Cedar's own rule (`danger_skip_errors`): it does not forbid, unless it is a shared policy or an emergency forbid.
+    /// Cedar's own rule (`danger_skip_errors`): it does not forbid, unless it is a shared policy or an emergency
+    /// forbid.
     Skip,
 }
 
@@ -139,7 +142,7 @@ struct Prepared {
 }
 
 /// A Cedar request and the entities that its conditions can reach.
-struct Situation {
+struct CedarRequest {
     request: Request,
     entities: Entities,
 }
@@ -195,8 +198,8 @@ impl Engine {
         }
     }
 
-    /// Sends new match sets to `queue`, whose reader makes their condition-only policies; without a queue the originals are
-    /// evaluated for good.
+    /// Sends new match sets to `queue`, whose reader makes their condition-only policies; without a queue the originals
+    /// are evaluated for good.
     pub fn with_preparation_queue(mut self, queue: Option<SyncSender<Weak<MatchSet>>>) -> Self {
         self.preparation_queue = queue;
         self
@@ -225,8 +228,8 @@ impl Engine {
         numbers.into_iter().filter_map(|number| self.policies.get(number as usize))
     }
 
-    /// The policies whose scope covers this principal and this action, with their numbers; resource and conditions are not
-    /// looked at.
+    /// The policies whose scope covers this principal and this action, with their numbers; resource and conditions are
+    /// not looked at.
     pub fn covering_any_resource<'a>(
         &'a self,
         principal: &QueryEntity,
@@ -373,7 +376,7 @@ impl Engine {
     }
 
     fn evaluate(&self, prepared: &Prepared, query: &EntityQuery<'_>) -> Result<Evaluated, String> {
-        let Situation { request, entities } = self.situation(&prepared.reads, query)?;
+        let CedarRequest { request, entities } = self.situation(&prepared.reads, query)?;
         let response = Authorizer::new().is_authorized(&request, &prepared.set, &entities);
         let diagnostics = response.diagnostics();
         let reasons = diagnostics.reason().cloned().collect();
@@ -384,13 +387,13 @@ impl Engine {
     }
 
     /// The query as Cedar takes it, as far as conditions read it.
-    fn situation(&self, reads: &Dependencies, query: &EntityQuery<'_>) -> Result<Situation, String> {
+    fn situation(&self, reads: &Dependencies, query: &EntityQuery<'_>) -> Result<CedarRequest, String> {
         let context = query.context.context(&reads.context)?;
         let entities = self.entities(reads, query, &context).map_err(|e| e.to_string())?;
         let principal = query.principal.uid.clone();
         let action = query.action.clone();
         let request = Request::new(principal, action, query.resource.uid.clone(), context, None).map_err(|e| e.to_string())?;
-        Ok(Situation { request, entities })
+        Ok(CedarRequest { request, entities })
     }
 
     /// The small entity store that the conditions can reach.
@@ -544,8 +547,8 @@ impl MatchSet {
         self.join_condition_only(|policy| policy.condition_only());
     }
 
-    /// After a reload the condition-only policies of unchanged policies are there: joining them costs no more than joining the
-    /// originals.
+    /// After a reload the condition-only policies of unchanged policies are there: joining them costs no more than
+    /// joining the originals.
     fn adopt_condition_only(&self) {
         self.join_condition_only(|policy| policy.ready_condition_only());
     }

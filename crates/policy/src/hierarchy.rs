@@ -1,8 +1,9 @@
 //! Bounds the hierarchy of entities before Cedar works out which entity is in which.
 //!
-//! Cedar keeps every ancestor of every entity, and a chain of n entities has n²/2 of them: one megabyte of JSON could take
-//! gigabytes and minutes. So the steps from each entity to each of its ancestors are counted first, and counting stops at the
-//! limit. Names are read by Cedar's own reader; what it does not read, Cedar refuses with its own message afterwards.
+//! Cedar keeps every ancestor of every entity, and a chain of n entities has n²/2 of them: one megabyte of JSON could
+//! take gigabytes and minutes. So the steps from each entity to each of its ancestors are counted first, and counting
+//! stops at the limit. Names are read by Cedar's own reader; what it does not read, Cedar refuses with its own message
+//! afterwards.
 
 use cedar_policy::EntityUid;
 use rustc_hash::FxHashMap;
@@ -27,7 +28,7 @@ pub struct HierarchyError {
 
 /// The members of an entity that say where it is.
 #[derive(Deserialize)]
-struct Item {
+struct ParentMembers {
     uid: Value,
     #[serde(default)]
     parents: Vec<Value>,
@@ -45,7 +46,7 @@ struct Hierarchy {
 /// Checks the text of an `entities.json`.
 pub(crate) fn check_file(text: &str) -> Result<(), HierarchyError> {
     // a text that is no list of entities is refused by Cedar
-    let items: Vec<Item> = serde_json::from_str(text).unwrap_or_default();
+    let items: Vec<ParentMembers> = serde_json::from_str(text).unwrap_or_default();
     let more = items.len().saturating_mul(STEPS_PER_ENTITY);
     let max = FILE_STEPS.saturating_add(more).min(FILE_STEPS_MAX);
     Hierarchy::of(items).check(max)
@@ -54,14 +55,14 @@ pub(crate) fn check_file(text: &str) -> Result<(), HierarchyError> {
 /// Checks the entities of a query.
 pub(crate) fn check_query(list: &Value) -> Result<(), HierarchyError> {
     let items = list.as_array().into_iter().flatten();
-    let items = items.filter_map(|item| Item::deserialize(item).ok());
+    let items = items.filter_map(|item| ParentMembers::deserialize(item).ok());
     Hierarchy::of(items).check(QUERY_STEPS_MAX)
 }
 
 impl Hierarchy {
-    fn of(items: impl IntoIterator<Item = Item>) -> Self {
+    fn of(items: impl IntoIterator<Item = ParentMembers>) -> Self {
         let mut all = Self::default();
-        for Item { uid, parents } in items {
+        for ParentMembers { uid, parents } in items {
             let Ok(uid) = EntityUid::from_json(uid) else { continue };
             if parents.is_empty() {
                 continue;

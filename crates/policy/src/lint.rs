@@ -28,7 +28,7 @@ use crate::revision::Revision;
 use crate::revision::problem::{Position, Problem};
 use crate::scope::PortalScope;
 
-pub use openapi::Described;
+pub use openapi::DescribedApp;
 pub use shared::{settle, settle_warnings};
 
 /// How much a finding matters.
@@ -116,9 +116,9 @@ struct Linted<'a> {
     statements: BTreeMap<&'a str, Vec<Statement<'a>>>,
 }
 
-/// Lints one portal; `settle` then joins what portals say about their shared files. `now` is in Unix seconds, for `@expires`; `described` is the app's description of its operations, if the
-/// caller has one.
-pub fn lint(portal: &PortalScope, revision: &Revision, now: i64, described: Option<&Described<'_>>) -> Vec<LintFinding> {
+/// Lints one portal; `settle` then joins what portals say about their shared files. `now` is in Unix seconds, for
+/// `@expires`; `described` is the app's description of its operations, if the caller has one.
+pub fn lint(portal: &PortalScope, revision: &Revision, now: i64, described: Option<&DescribedApp<'_>>) -> Vec<LintFinding> {
     let linted = Linted::new(portal, revision, now);
     let tests = DecisionTests::read(&portal.slug, revision.portal_files());
     let mut findings = names::unknown(&linted, &cases::TestNames::of(&tests));

@@ -1,4 +1,5 @@
-//! Cedar's type-aware partial evaluation: policies, and a query of which parts are unknown → the outcome of each policy.
+//! Cedar's type-aware partial evaluation: policies, and a query of which parts are unknown → the outcome of each
+//! policy.
 //!
 //! `matrix` asks it about callers of whom only the roles are known, `permissions` about one caller, `search` about one
 //! side. `rewrite` fills in what is known before and Cedar's interface does not take. If Cedar refuses policies
@@ -11,7 +12,7 @@ use cedar_policy::{EntityUid, PartialEntities, PartialRequest, Policy, PolicyId,
 use serde_json::Value;
 
 use crate::error_chain::error_chain;
-use crate::partial::rewrite::{Known, Rewritten};
+use crate::partial::rewrite::{KnownMemberships, Rewritten};
 use crate::schema::SchemaModel;
 
 /// What remains of a policy.
@@ -52,10 +53,11 @@ impl PartialQuery<'_> {
         }
     }
 
-    /// The outcomes of policies, given as Cedar's JSON, after filling in what is known. `Err`: the reason why a policy has none.
+    /// The outcomes of policies, given as Cedar's JSON, after filling in what is known. `Err`: the reason why a policy
+    /// has none.
     pub fn evaluate_known<C: Clone>(
         &self,
-        known: &Known<'_>,
+        known: &KnownMemberships<'_>,
         policies: &[Result<&Value, &String>],
         condition: &dyn Fn(&Policy) -> Option<C>,
     ) -> Vec<PartialOutcome<C>> {
@@ -122,8 +124,8 @@ impl PartialQuery<'_> {
     }
 }
 
-/// The entities of which a variable must be one, or below one, wherever a remaining policy is satisfied: a list for each
-/// membership that the policy demands, and none if it demands none.
+/// The entities of which a variable must be one, or below one, wherever a remaining policy is satisfied: a list for
+/// each membership that the policy demands, and none if it demands none.
 pub(crate) fn demanded_memberships(remaining: &Policy, variable: &str) -> Vec<Vec<EntityUid>> {
     let mut demanded = Vec::new();
     let Ok(json) = remaining.to_json() else { return demanded };

@@ -1,10 +1,10 @@
 //! The permissions of one caller: action × resource type → allow, deny or conditional.
 //!
-//! *Allow* means that the engine allows for every resource of the type, in every context, at every time; *deny* that it allows
-//! for none. Everything else is *conditional*, also what could fail, what Cedar cannot say, and what is too much work to find
-//! out. Cedar's partial evaluation (`partial`) computes it with the caller as the principal and the facts of the portal and of
-//! the caller; resource, time and the facts of a request are unknown. It is about the queries that an app asks by action and
-//! resource. Permits nothing: a request is decided by `decision` alone.
+//! *Allow* means that the engine allows for every resource of the type, in every context, at every time; *deny* that it
+//! allows for none. Everything else is *conditional*, also what could fail, what Cedar cannot say, and what is too much
+//! work to find out. Cedar's partial evaluation (`partial`) computes it with the caller as the principal and the facts
+//! of the portal and of the caller; resource, time and the facts of a request are unknown. It is about the queries that
+//! an app asks by action and resource. Permits nothing: a request is decided by `decision` alone.
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +26,7 @@ use crate::denial::{Denial, Refusal};
 use crate::digest::sha256_of;
 use crate::engine::{Ancestors, PolicyEntry};
 use crate::error_chain::error_chain;
-use crate::partial::rewrite::{Known, StandIn};
+use crate::partial::rewrite::{KnownMemberships, Placeholder};
 use crate::partial::{PartialOutcome, PartialQuery};
 use crate::principal::Principal;
 use crate::revision::Revision;
@@ -34,7 +34,8 @@ use crate::schema::ActionModel;
 use crate::scope::PortalScope;
 use crate::types::Identity;
 
-/// Policies that one computation lets Cedar evaluate. Beyond it, types and actions that are not settled are conditional.
+/// Policies that one computation lets Cedar evaluate. Beyond it, types and actions that are not settled are
+/// conditional.
 pub const EVALUATIONS_MAX: usize = 5000;
 /// Policies that Cedar evaluates in one call; the computation stops when a call settles the answer.
 const CHUNK: usize = 64;
@@ -201,7 +202,8 @@ impl Permissions {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ResourceAnswer {
     pub permission: Permission,
-    /// The stronger login (`acr_values`) that a policy asks for; only beside a *deny* that nothing but this login lifts.
+    /// The stronger login (`acr_values`) that a policy asks for; only beside a *deny* that nothing but this login
+    /// lifts.
     pub step_up: Option<String>,
 }
 
@@ -418,13 +420,13 @@ impl<'a> Computation<'a> {
             Err(why) => return vec![PartialOutcome::Unknown(why.clone()); policies.len()],
         };
         let resource = self.surely_above(column);
-        let known = Known {
+        let known = KnownMemberships {
             // Cedar knows the ancestors of the caller
             roles: &BTreeSet::new(),
             role_type: None,
             resource: &resource,
             context: &column.context,
-            stand_in: Some(StandIn {
+            stand_in: Some(Placeholder {
                 variable: "resource",
                 uid: &column.stand_in,
                 described: &["principal", "context"],

@@ -40,7 +40,7 @@ struct PrefixTable {
     /// Keyed by host pattern, labels as configured.
     hosts: FxHashMap<String, Prefixes>,
     /// The positions of a host pattern that may be `*`; the most specific shape first.
-    shapes: Vec<Shape>,
+    shapes: Vec<HostShape>,
     anywhere: Prefixes,
 }
 
@@ -49,7 +49,7 @@ type Prefixes = FxHashMap<String, usize>;
 
 /// All host patterns with this many labels and `*` at the set bits; bit 0 is the rightmost label.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Shape {
+struct HostShape {
     labels: u32,
     wild: u64,
 }
@@ -157,7 +157,7 @@ impl PrefixTable {
             claim(&mut self.anywhere, prefix, index, portals)?;
         }
         for host in &portal.matches.hosts {
-            let shape = Shape::of(host).ok_or_else(|| PortalError::Host {
+            let shape = HostShape::of(host).ok_or_else(|| PortalError::Host {
                 slug: portal.slug.clone(),
                 host: host.clone(),
             })?;
@@ -176,7 +176,7 @@ impl PrefixTable {
     fn find(&self, host: &str, id: &str) -> Option<usize> {
         let labels = label_count(host);
         let shapes = self.shapes.iter().filter(|shape| Some(shape.labels) == labels);
-        let by_host = |shape: &Shape| match shape.wild {
+        let by_host = |shape: &HostShape| match shape.wild {
             0 => longest_prefix(self.hosts.get(host)?, id),
             _ => longest_prefix(self.hosts.get(&shape.pattern(host))?, id),
         };
@@ -194,7 +194,7 @@ pub fn is_host(pattern: &str, host: &str) -> bool {
     same && labels.next().is_none()
 }
 
-impl Shape {
+impl HostShape {
     fn of(pattern: &str) -> Option<Self> {
         let literal = pattern.replace('*', "x");
         let whole = pattern.split('.').all(|label| label == "*" || !label.contains('*'));

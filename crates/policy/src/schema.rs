@@ -1,8 +1,8 @@
 //! A portal's schema, in the form by which the gate builds values.
 //!
 //! Cedar's own `Schema` validates; this model holds the parts that Cedar's interface does not show: the attributes of a
-//! principal type and their types, and the fields that an action's context declares. Built once per revision from Cedar's
-//! resolved JSON form; it decides nothing.
+//! principal type and their types, and the fields that an action's context declares. Built once per revision from
+//! Cedar's resolved JSON form; it decides nothing.
 
 pub mod diff;
 
@@ -108,7 +108,7 @@ pub struct SchemaModel {
     actions: FxHashMap<EntityUid, ActionModel>,
     /// Namespace of the types and actions that the gate itself names; empty: none.
     namespace: String,
-    names: Names,
+    names: DeclaredNames,
     /// All namespaces, if there are several and `portal.yaml` names none; else empty.
     pub ambiguous: Vec<String>,
     /// Every type that an action has for principals, and `User`.
@@ -117,7 +117,7 @@ pub struct SchemaModel {
 
 /// The usual spellings of declared names. Finding a name by Cedar's parser costs more than a decision.
 #[derive(Default)]
-struct Names {
+struct DeclaredNames {
     types: FxHashMap<String, EntityTypeName>,
     actions: FxHashMap<String, EntityUid>,
     /// Types by their full names.
@@ -151,7 +151,7 @@ impl SchemaModel {
             actions: FxHashMap::default(),
             namespace,
             cedar,
-            names: Names::default(),
+            names: DeclaredNames::default(),
             ambiguous,
             principal_types: BTreeSet::new(),
         };
@@ -297,13 +297,13 @@ impl SchemaModel {
     }
 
     /// Every spelling, with the name that a search for it finds.
-    fn spellings(&self) -> Names {
+    fn spellings(&self) -> DeclaredNames {
         let types = self.entities.keys().flat_map(|ty| [ty.to_string(), ty.basename().to_owned()]);
         let actions = self
             .actions
             .keys()
             .flat_map(|uid| [uid.to_string(), uid.id().unescaped().to_owned()]);
-        Names {
+        DeclaredNames {
             types: types
                 .filter_map(|name| Some((name.clone(), self.search_type(&name)?)))
                 .collect(),

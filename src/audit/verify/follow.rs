@@ -2,7 +2,7 @@
 
 use super::super::chain::link::{self, ChainId, Hash, Link, Signature};
 use super::super::chain::{CheckpointEvent, NO_HASH, PlaceText};
-use super::{ChainReport, Checkpoint, Finding, Kind, Spot, Trust};
+use super::{ChainFinding, ChainReport, Checkpoint, FindingKind, LineLocation, Trust};
 use crate::base::terminal::counted;
 
 /// Gaps that are remembered, so that a line that comes late counts as reordered.
@@ -16,11 +16,11 @@ struct Gap {
     /// Hash of the line before `from`, if that line was there.
     before: Option<Hash>,
     /// The line behind the gap.
-    spot: Spot,
+    spot: LineLocation,
     /// The checkpoint before the gap.
-    after_checkpoint: Option<Spot>,
+    after_checkpoint: Option<LineLocation>,
     /// The first checkpoint behind it.
-    before_checkpoint: Option<Spot>,
+    before_checkpoint: Option<LineLocation>,
 }
 
 /// The state of one chain.
@@ -28,8 +28,8 @@ struct Gap {
 pub(super) struct Follower {
     id: ChainId,
     replica: Option<String>,
-    first: Spot,
-    last: Spot,
+    first: LineLocation,
+    last: LineLocation,
     /// Number of the line that is due.
     next: u64,
     /// Hash of the line before it; `None`: not known.
@@ -37,8 +37,8 @@ pub(super) struct Follower {
     lines: u64,
     checkpoints: u64,
     /// The last checkpoint whose signature is right.
-    checkpoint: Option<Spot>,
-    proven_to: Option<Spot>,
+    checkpoint: Option<LineLocation>,
+    proven_to: Option<LineLocation>,
     /// Number of the last line that a checkpoint proves.
     proven_seq: Option<u64>,
     /// Lines since the last checkpoint.
@@ -47,15 +47,15 @@ pub(super) struct Follower {
     lost: u64,
     gaps: Vec<Gap>,
     /// Findings since the last checkpoint, which do not know the next one yet.
-    waiting: Vec<Finding>,
+    waiting: Vec<ChainFinding>,
     former: Option<PlaceText>,
-    begins_here: Beginning,
+    begins_here: ChainStart,
     /// Number of the first line here.
     first_seq: u64,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Beginning {
+enum ChainStart {
     Start,
     /// A `continue` line names the place so far.
     Continued,
@@ -64,12 +64,12 @@ enum Beginning {
 
 impl Follower {
     /// A follower whose first line is `link`.
-    pub fn new(link: &Link<'_>, checkpoint: Option<&Checkpoint>, spot: Spot) -> Self {
+    pub fn new(link: &Link<'_>, checkpoint: Option<&Checkpoint>, spot: LineLocation) -> Self {
         let event = checkpoint.map(|checkpoint| checkpoint.event);
         let (begins_here, head) = match event {
-            Some(CheckpointEvent::Start) if link.seq == 0 => (Beginning::Start, Some(NO_HASH)),
-            Some(CheckpointEvent::Continue) => (Beginning::Continued, checkpoint.and_then(|found| before(found, link))),
-            _ => (Beginning::Absent, None),
+            Some(CheckpointEvent::Start) if link.seq == 0 => (ChainStart::Start, Some(NO_HASH)),
+            Some(CheckpointEvent::Continue) => (ChainStart::Continued, checkpoint.and_then(|found| before(found, link))),
+            _ => (ChainStart::Absent, None),
         };
         Self {
             id: link.id,
@@ -99,9 +99,9 @@ impl Follower {
         &mut self,
         link: &Link<'_>,
         checkpoint: Option<Checkpoint>,
-        spot: Spot,
+        spot: LineLocation,
         trust: Trust<'_>,
-        found: &mut Vec<Finding>,
+        found: &mut Vec<ChainFinding>,
     ) {
         self.lines += 1;
         if link.seq < self.next {
@@ -124,12 +124,12 @@ impl Follower {
         let Some(signature) = &link.signature else {
             if !fits {
                 self.wait(
-                    Kind::Changed,
+                    FindingKind::Changed,
                     &spot,
                     "this line was changed: its content does not have the hash that it claims",
                 );
             } else if link.record().starts_with(b"{\"schema_version\":1,\"kind\":\"checkpoint\"") {
-                self.wait(Kind::Signature, &spot, "the signature of this checkpoint is gone");
+                self.wait(FindingKind::Signature, &spot, "the signature of this checkpoint is gone");
             }
             return;
         };
@@ -142,7 +142,7 @@ impl Follower {
                 }
                 false => "this checkpoint was changed: its content does not have the hash that it claims",
             };
-            self.wait(Kind::Changed, &spot, message);
+            self.wait(FindingKind::Changed, &spot, message);
         }
         if let Some(checkpoint) = checkpoint {
             self.take_facts(checkpoint);
@@ -153,19 +153,19 @@ impl Follower {
     }
 
     /// True if the signature is that of a given key, or is not to be looked at.
-    fn check_signature(&mut self, hash: &Hash, signature: &Signature<'_>, spot: &Spot, trust: Trust<'_>) -> bool {
+    fn check_signature(&mut self, hash: &Hash, signature: &Signature<'_>, spot: &LineLocation, trust: Trust<'_>) -> bool {
         let Trust::Keys(keys) = trust else { return true };
         let Some(key) = keys.iter().find(|key| key.id() == signature.key) else {
             let message = format!(
                 "this checkpoint is signed by the key `{}`, which was not given",
                 signature.key
             );
-            self.wait(Kind::UnknownKey, spot, &message);
+            self.wait(FindingKind::UnknownKey, spot, &message);
             return false;
         };
         let is_genuine = key.verifies(&link::signed_text(hash), &signature.bytes);
         if !is_genuine {
-            self.wait(Kind::Signature, spot, "the signature of this checkpoint is wrong");
+            self.wait(FindingKind::Signature, spot, "the signature of this checkpoint is wrong");
         }
         is_genuine
     }
@@ -181,7 +181,7 @@ impl Follower {
     }
 
     /// A checkpoint with a right signature: what came before it is proven, or is known to be wrong.
-    fn proven(&mut self, seq: u64, spot: Spot, found: &mut Vec<Finding>) {
+    fn proven(&mut self, seq: u64, spot: LineLocation, found: &mut Vec<ChainFinding>) {
         self.not_proven = 0;
         self.proven_seq = Some(seq);
         self.proven_to = Some(spot.clone());
@@ -195,15 +195,15 @@ impl Follower {
         self.checkpoint = Some(spot);
     }
 
-    fn wait(&mut self, kind: Kind, spot: &Spot, message: &str) {
+    fn wait(&mut self, kind: FindingKind, spot: &LineLocation, message: &str) {
         if self.waiting.len() < super::FINDINGS_MAX {
             let finding = self.finding(kind, spot.clone(), message.to_owned());
             self.waiting.push(finding);
         }
     }
 
-    fn finding(&self, kind: Kind, spot: Spot, message: String) -> Finding {
-        Finding {
+    fn finding(&self, kind: FindingKind, spot: LineLocation, message: String) -> ChainFinding {
+        ChainFinding {
             kind,
             spot,
             chain: Some(self.id),
@@ -214,7 +214,7 @@ impl Follower {
     }
 
     /// The lines from the one that is due up to this one did not come.
-    fn gap(&mut self, link: &Link<'_>, spot: &Spot) {
+    fn gap(&mut self, link: &Link<'_>, spot: &LineLocation) {
         if self.gaps.len() < GAPS_MAX {
             self.gaps.push(Gap {
                 from: self.next,
@@ -225,25 +225,25 @@ impl Follower {
                 before_checkpoint: None,
             });
         } else {
-            self.wait(Kind::Removed, spot, "lines are missing before this one");
+            self.wait(FindingKind::Removed, spot, "lines are missing before this one");
         }
     }
 
     /// A line that should have come before: reordered if it is missing so far, else there twice.
-    fn late(&mut self, link: &Link<'_>, spot: &Spot) {
+    fn late(&mut self, link: &Link<'_>, spot: &LineLocation) {
         let seq = link.seq;
         let Some(at) = self.gaps.iter().position(|gap| gap.from <= seq && seq <= gap.to) else {
             let message = format!("line {seq} of the chain stands here once more");
-            self.wait(Kind::Duplicated, spot, &message);
+            self.wait(FindingKind::Duplicated, spot, &message);
             return;
         };
         let gap = self.gaps.remove(at);
         let message = format!("line {seq} of the chain stands here, behind later ones");
-        self.wait(Kind::Reordered, spot, &message);
+        self.wait(FindingKind::Reordered, spot, &message);
         let before = gap.before.filter(|_| gap.from == seq);
         if before.is_some_and(|before| link.hash_behind(&before, &mut Vec::new()) != link.hash) {
             self.wait(
-                Kind::Changed,
+                FindingKind::Changed,
                 spot,
                 "this line was changed: its content does not have the hash that it claims",
             );
@@ -267,7 +267,7 @@ impl Follower {
     }
 
     /// What is known only at the end of all files.
-    pub fn finish(&self, found: &mut Vec<Finding>) {
+    pub fn finish(&self, found: &mut Vec<ChainFinding>) {
         found.extend(self.waiting.iter().cloned());
         found.extend(self.gaps.iter().map(|gap| {
             let lines = counted(gap.to - gap.from + 1, "line", "lines");
@@ -275,33 +275,33 @@ impl Follower {
                 "{lines} ({} to {} of the chain) missing before this one; this one cannot be checked without them",
                 gap.from, gap.to
             );
-            Finding {
+            ChainFinding {
                 after_checkpoint: gap.after_checkpoint.clone(),
                 before_checkpoint: gap.before_checkpoint.clone(),
-                ..self.finding(Kind::Removed, gap.spot.clone(), message)
+                ..self.finding(FindingKind::Removed, gap.spot.clone(), message)
             }
         }));
         let before = self.first_seq.saturating_sub(1);
         match self.begins_here {
-            Beginning::Start => {}
-            Beginning::Continued => {
+            ChainStart::Start => {}
+            ChainStart::Continued => {
                 let message = format!("the chain begins before these files: lines 0 to {before} are not among them");
-                found.push(self.finding(Kind::NoBeginning, self.first.clone(), message));
+                found.push(self.finding(FindingKind::NoBeginning, self.first.clone(), message));
             }
-            Beginning::Absent => {
+            ChainStart::Absent => {
                 let message =
                     "the chain has no beginning here: the first line of the file was removed, or the file does not start one";
-                found.push(self.finding(Kind::Removed, self.first.clone(), message.to_owned()));
+                found.push(self.finding(FindingKind::Removed, self.first.clone(), message.to_owned()));
             }
         }
         if self.not_proven > 0 {
             let lines = counted(self.not_proven, "line is", "lines are");
             let message =
                 format!("{lines} behind the last checkpoint and not proven; lines removed from the end cannot be noticed");
-            found.push(self.finding(Kind::NotProven, self.last.clone(), message));
+            found.push(self.finding(FindingKind::NotProven, self.last.clone(), message));
         } else if !self.ended {
             let message = "the chain has no end here: the gate runs, or it crashed, or lines were removed from the end";
-            found.push(self.finding(Kind::NoEnd, self.last.clone(), message.to_owned()));
+            found.push(self.finding(FindingKind::NoEnd, self.last.clone(), message.to_owned()));
         }
     }
 
@@ -310,7 +310,7 @@ impl Follower {
     }
 
     /// Compares the end of this chain with what the next one says of it.
-    pub fn compare_end(&self, said: &PlaceText, next: &Self, found: &mut Vec<Finding>) {
+    pub fn compare_end(&self, said: &PlaceText, next: &Self, found: &mut Vec<ChainFinding>) {
         let last = self.next.saturating_sub(1);
         if said.seq > last {
             let missing = counted(said.seq - last, "line was", "lines were");
@@ -318,23 +318,23 @@ impl Follower {
                 "{missing} removed from the end of chain {}: the next chain knows line {}",
                 self.id, said.seq
             );
-            found.push(next.finding(Kind::Removed, next.first.clone(), message));
+            found.push(next.finding(FindingKind::Removed, next.first.clone(), message));
         } else if said.seq == last && self.head.is_some_and(|head| link::hash_text(&head) != said.hash) {
             let message = format!("the next chain knows the last line of chain {} with another hash", self.id);
-            found.push(next.finding(Kind::Changed, self.last.clone(), message));
+            found.push(next.finding(FindingKind::Changed, self.last.clone(), message));
         } else if said.seq < last && self.proven_seq.is_none_or(|proven| proven < last) {
             let message = format!("the next chain knows chain {} up to line {} only", self.id, said.seq);
-            found.push(self.finding(Kind::Added, self.last.clone(), message));
+            found.push(self.finding(FindingKind::Added, self.last.clone(), message));
         }
     }
 
     /// The chain before this one is not among the files.
-    pub fn without_former(&self, former: &PlaceText) -> Finding {
+    pub fn without_former(&self, former: &PlaceText) -> ChainFinding {
         let message = format!(
             "the chain before this one, `{}` up to line {}, is not among these files",
             former.id, former.seq
         );
-        self.finding(Kind::NoBeginning, self.first.clone(), message)
+        self.finding(FindingKind::NoBeginning, self.first.clone(), message)
     }
 
     pub fn report(&self) -> ChainReport {

@@ -21,9 +21,9 @@ const REPORTS: &str = "cedargate::log";
 
 /// Cheap to clone. The map has one entry for each place in the code that warned within a window.
 #[derive(Clone, Default)]
-pub(super) struct Throttle(Arc<Mutex<HashMap<Identifier, Window>>>);
+pub(super) struct Throttle(Arc<Mutex<HashMap<Identifier, ThrottleWindow>>>);
 
-struct Window {
+struct ThrottleWindow {
     metadata: &'static Metadata<'static>,
     began: Instant,
     lines: u32,
@@ -43,7 +43,7 @@ impl Throttle {
             return true;
         }
         let mut windows = self.0.lock();
-        let window = windows.entry(metadata.callsite()).or_insert(Window {
+        let window = windows.entry(metadata.callsite()).or_insert(ThrottleWindow {
             metadata,
             began: now,
             lines: 0,

@@ -1,7 +1,8 @@
 //! The app behind the demo's gate: the pages of the portals for a browser's navigation, their files, and the JSON API.
 //!
-//! It listens on loopback and believes the identity headers, because only the gate reaches it. The pages run no inline script and
-//! no other origin's; every answer says its type and forbids guessing another, so text out of an order is never a page.
+//! It listens on loopback and believes the identity headers, because only the gate reaches it. The pages run no inline
+//! script and no other origin's; every answer says its type and forbids guessing another, so text out of an order is
+//! never a page.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 
 use super::api::{Api, ApiAnswer, ApiProblem, ApiRequest};
-use super::pages::{Page, Pages};
+use super::pages::{Pages, StaticFile};
 
 /// Bytes of a request's body.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -135,14 +136,14 @@ fn set(response: &mut Response<Full<Bytes>>, name: HeaderName, value: &'static s
     response.headers_mut().insert(name, HeaderValue::from_static(value));
 }
 
-fn content(page: Page) -> Bytes {
+fn content(page: StaticFile) -> Bytes {
     match page.content {
         std::borrow::Cow::Borrowed(built_in) => Bytes::from_static(built_in),
         std::borrow::Cow::Owned(read) => Bytes::from(read),
     }
 }
 
-fn of_index(page: Page) -> Response<Full<Bytes>> {
+fn of_index(page: StaticFile) -> Response<Full<Bytes>> {
     let mut response = response(StatusCode::OK, page.content_type, content(page));
     set(&mut response, CONTENT_SECURITY_POLICY, PAGE_POLICY);
     set(&mut response, REFERRER_POLICY, "same-origin");
@@ -150,7 +151,7 @@ fn of_index(page: Page) -> Response<Full<Bytes>> {
     response
 }
 
-fn of_asset(page: Page) -> Response<Full<Bytes>> {
+fn of_asset(page: StaticFile) -> Response<Full<Bytes>> {
     let mut response = response(StatusCode::OK, page.content_type, content(page));
     // an SVG that is opened by itself is a document
     set(

@@ -1,7 +1,7 @@
 //! The pages of the example portals: built into the program, or read from a folder (`--portals`).
 //!
-//! A name that comes from a request is held against a plain alphabet before any file is opened, so it names a file below the
-//! portal's own folder or none. A file that a link leads out of the folder is not served.
+//! A name that comes from a request is held against a plain alphabet before any file is opened, so it names a file
+//! below the portal's own folder or none. A file that a link leads out of the folder is not served.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub(super) enum Pages {
 
 /// A file of a portal.
 #[derive(Debug)]
-pub(super) struct Page {
+pub(super) struct StaticFile {
     pub content: Cow<'static, [u8]>,
     pub content_type: &'static str,
 }
@@ -48,16 +48,16 @@ impl Pages {
     }
 
     /// The single page of a portal; its script reads the rest of the path.
-    pub fn index(&self, portal: &str) -> Option<Page> {
+    pub fn index(&self, portal: &str) -> Option<StaticFile> {
         self.file(portal, "index.html")
     }
 
     /// A file below the portal's `assets/`.
-    pub fn asset(&self, portal: &str, name: &str) -> Option<Page> {
+    pub fn asset(&self, portal: &str, name: &str) -> Option<StaticFile> {
         self.file(portal, &format!("assets/{name}"))
     }
 
-    fn file(&self, portal: &str, name: &str) -> Option<Page> {
+    fn file(&self, portal: &str, name: &str) -> Option<StaticFile> {
         let name = format!("{portal}/{name}");
         if !name.split('/').all(is_plain) {
             return None;
@@ -66,7 +66,7 @@ impl Pages {
             Self::BuiltIn => Cow::Borrowed(BUILT_IN.iter().find(|(built_in, _)| *built_in == name)?.1),
             Self::Folder(folder) => Cow::Owned(read(folder, &name)?),
         };
-        Some(Page {
+        Some(StaticFile {
             content,
             content_type: content_type(&name),
         })

@@ -88,7 +88,7 @@ pub(super) struct Account {
 /// The body of a new or changed order.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Body {
+struct OrderBody {
     items: Vec<BodyItem>,
 }
 
@@ -216,7 +216,7 @@ pub(super) fn parse_items(body: &[u8]) -> Result<Vec<Item>, String> {
     if body.is_empty() {
         return Ok(item("tea", 1).into_iter().collect());
     }
-    let body: Body = serde_json::from_slice(body).map_err(|e| format!("the body is not {{\"items\": […]}}: {e}"))?;
+    let body: OrderBody = serde_json::from_slice(body).map_err(|e| format!("the body is not {{\"items\": […]}}: {e}"))?;
     if body.items.is_empty() || body.items.len() > ITEMS_MAX {
         return Err(format!("`items` has 1 to {ITEMS_MAX} entries"));
     }

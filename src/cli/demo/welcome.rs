@@ -8,7 +8,7 @@ use super::people::Person;
 use crate::app;
 use crate::authn::SigningKey;
 use crate::cli::Paint;
-use crate::cli::report::{Table, text};
+use crate::cli::report::{Listing, text};
 use crate::config;
 
 /// The edit that turns the second request's 403 into 201; the file stands before it.
@@ -89,7 +89,7 @@ impl Demo<'_> {
                 .to_vec()
         };
         let rows = self.people.iter().map(row).collect();
-        let table = text::table(&Table { columns: COLUMNS, rows });
+        let table = text::listing(&Listing { labels: COLUMNS, rows });
         lines.extend(table.lines().map(str::to_owned));
         for person in self.people.iter().filter(|person| person.totp.is_some()) {
             let users = self.users_file.display();
@@ -135,7 +135,8 @@ impl Demo<'_> {
     }
 }
 
-/// The address to connect to. A listener on all addresses is reached on loopback, also through a container's published port.
+/// The address to connect to. A listener on all addresses is reached on loopback, also through a container's published
+/// port.
 fn reached(address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         return SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));

@@ -9,7 +9,7 @@ use cedargate_policy::revision::Revision;
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
-use super::sides::Portal;
+use super::sides::LoadedPortal;
 
 /// Characters of a line of a formatted policy.
 const LINE_WIDTH: usize = 100;
@@ -26,7 +26,7 @@ pub(super) struct PolicyChange {
     pub kind: ChangeKind,
     /// File and line: of the new side, or of the old one if it is gone.
     pub place: String,
-    pub lines: Vec<Line>,
+    pub lines: Vec<DiffLine>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,7 +37,7 @@ pub(super) enum ChangeKind {
 }
 
 /// A line of a text diff.
-pub(super) struct Line {
+pub(super) struct DiffLine {
     pub sign: char,
     pub text: String,
 }
@@ -48,7 +48,7 @@ pub(super) struct FileChange {
     pub kind: ChangeKind,
     /// The parts of it, as far as they have names.
     pub details: Vec<String>,
-    pub lines: Vec<Line>,
+    pub lines: Vec<DiffLine>,
 }
 
 impl ChangeKind {
@@ -69,7 +69,7 @@ fn by_id(revision: &Revision) -> ById<'_> {
 }
 
 /// Added, removed and changed policies, by id.
-pub(super) fn policies(old: Option<&Portal>, new: Option<&Portal>) -> Vec<PolicyChange> {
+pub(super) fn policies(old: Option<&LoadedPortal>, new: Option<&LoadedPortal>) -> Vec<PolicyChange> {
     let before = old.map(|portal| by_id(&portal.revision)).unwrap_or_default();
     let after = new.map(|portal| by_id(&portal.revision)).unwrap_or_default();
     let ids: BTreeSet<&str> = before.keys().chain(after.keys()).copied().collect();
@@ -112,18 +112,18 @@ pub(in crate::cli) fn formatted(entry: &PolicyEntry) -> String {
 }
 
 /// The lines of a text diff, unchanged ones as far as they are near changed ones.
-fn lines(old: &str, new: &str, context: usize) -> Vec<Line> {
+fn lines(old: &str, new: &str, context: usize) -> Vec<DiffLine> {
     let diff = TextDiff::from_lines(old, new);
     let mut lines = Vec::new();
     for (number, group) in diff.grouped_ops(context).iter().enumerate() {
         if number > 0 {
-            lines.push(Line {
+            lines.push(DiffLine {
                 sign: ' ',
                 text: "…".to_owned(),
             });
         }
         for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
-            lines.push(Line {
+            lines.push(DiffLine {
                 sign: match change.tag() {
                     ChangeTag::Equal => ' ',
                     ChangeTag::Delete => '-',
@@ -137,9 +137,9 @@ fn lines(old: &str, new: &str, context: usize) -> Vec<Line> {
 }
 
 /// Every other file that is not the same: schemas, `portal.yaml`, entities, links, invariants, decision tests.
-pub(super) fn files(old: Option<&Portal>, new: Option<&Portal>) -> Vec<FileChange> {
-    let before = old.map(Portal::files).unwrap_or_default();
-    let after = new.map(Portal::files).unwrap_or_default();
+pub(super) fn files(old: Option<&LoadedPortal>, new: Option<&LoadedPortal>) -> Vec<FileChange> {
+    let before = old.map(LoadedPortal::files).unwrap_or_default();
+    let after = new.map(LoadedPortal::files).unwrap_or_default();
     let names: BTreeSet<&String> = before.0.keys().chain(after.0.keys()).collect();
     let change = |name: &String| {
         if name.ends_with(".cedar") {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use cedargate_policy::decision_tests::{CaseResult, DecisionTests, Options, Subject};
 use cedargate_policy::denial::Denial;
 
-use super::sides::Portal;
+use super::sides::LoadedPortal;
 
 /// A question that the two sides answer differently.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -14,13 +14,13 @@ pub(super) struct Flip {
     pub case: String,
     pub file: String,
     pub line: Option<usize>,
-    pub old: Answer,
-    pub new: Answer,
+    pub old: SideAnswer,
+    pub new: SideAnswer,
 }
 
 /// The answer of one side.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Answer {
+pub(super) enum SideAnswer {
     Allow {
         policies: Vec<String>,
     },
@@ -51,7 +51,7 @@ pub(super) struct TestFlips {
     pub problems: Vec<String>,
 }
 
-impl Answer {
+impl SideAnswer {
     fn of(result: &CaseResult) -> Self {
         let policies = result.deciding.iter().map(ToString::to_string).collect();
         match &result.answer {
@@ -98,14 +98,14 @@ impl Flip {
 }
 
 /// Asks every case of both sides of both sides; a case that both have counts once.
-pub(super) fn of_tests(old: &Portal, new: &Portal) -> TestFlips {
+pub(super) fn of_tests(old: &LoadedPortal, new: &LoadedPortal) -> TestFlips {
     let mut asked = TestFlips::default();
     let before = old.files();
     let after = new.files();
     let mut seen = HashSet::new();
     for files in [&after, &before] {
         let tests = DecisionTests::read(&new.scope.slug, files);
-        let run = |portal: &Portal| {
+        let run = |portal: &LoadedPortal| {
             let subject = Subject {
                 portal: &portal.scope,
                 revision: &portal.revision,
@@ -120,8 +120,8 @@ pub(super) fn of_tests(old: &Portal, new: &Portal) -> TestFlips {
                 case: new.name.clone(),
                 file: new.file.clone(),
                 line: new.line,
-                old: Answer::of(old),
-                new: Answer::of(new),
+                old: SideAnswer::of(old),
+                new: SideAnswer::of(new),
             };
             if !seen.insert((flip.file.clone(), flip.case.clone(), format!("{:?}{:?}", flip.old, flip.new))) {
                 continue;

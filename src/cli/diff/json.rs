@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::changes::Line;
-use super::flips::{Answer, Flip};
+use super::changes::DiffLine;
+use super::flips::{Flip, SideAnswer};
 use super::proof::{COVERS, Proof, ProofOutcome, Unproved};
-use super::{Comparison, FailOn, PortalDiff};
+use super::{Comparison, FailOnDiff, PortalDiff};
 use crate::cli::Exit;
 
 pub(super) fn report(comparison: &Comparison) -> Value {
@@ -14,14 +14,14 @@ pub(super) fn report(comparison: &Comparison) -> Value {
         "old": comparison.old,
         "new": comparison.new,
         "changed": comparison.portals.iter().any(PortalDiff::is_changed),
-        "widens": comparison.exit(&[FailOn::Widen]) != Exit::Ok,
+        "widens": comparison.exit(&[FailOnDiff::Widen]) != Exit::Ok,
         "portals": portals,
         "log": comparison.logs.as_ref().map(|logs| &logs.json),
     })
 }
 
 fn portal(portal: &PortalDiff) -> Value {
-    let diff = |lines: &[Line]| {
+    let diff = |lines: &[DiffLine]| {
         let lines: Vec<String> = lines.iter().map(|line| format!("{}{}", line.sign, line.text)).collect();
         lines.join("\n")
     };
@@ -57,10 +57,10 @@ fn portal(portal: &PortalDiff) -> Value {
 }
 
 fn flip(flip: &Flip) -> Value {
-    let answer = |answer: &Answer| match answer {
-        Answer::Allow { policies } => json!({"decision": "allow", "reason": "permitted", "policies": policies}),
-        Answer::Deny { reason, policies } => json!({"decision": "deny", "reason": reason, "policies": policies}),
-        Answer::Unasked(why) => json!({"decision": null, "reason": why, "policies": []}),
+    let answer = |answer: &SideAnswer| match answer {
+        SideAnswer::Allow { policies } => json!({"decision": "allow", "reason": "permitted", "policies": policies}),
+        SideAnswer::Deny { reason, policies } => json!({"decision": "deny", "reason": reason, "policies": policies}),
+        SideAnswer::Unasked(why) => json!({"decision": null, "reason": why, "policies": []}),
     };
     json!({"case": flip.case, "file": flip.file, "line": flip.line, "old": answer(&flip.old), "new": answer(&flip.new)})
 }

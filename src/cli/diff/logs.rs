@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::sides::Portal;
+use super::sides::LoadedPortal;
 use crate::cli::Paint;
 use crate::cli::logs;
 use crate::cli::replay::output::Report;
@@ -24,7 +24,7 @@ pub(super) struct LogFlips {
 
 impl LogFlips {
     /// Decides every record by both trees; no log, no report.
-    pub fn of(files: &[PathBuf], only: Option<&str>, old: &[Portal], new: &[Portal]) -> Result<Option<Self>, String> {
+    pub fn of(files: &[PathBuf], only: Option<&str>, old: &[LoadedPortal], new: &[LoadedPortal]) -> Result<Option<Self>, String> {
         if files.is_empty() {
             return Ok(None);
         }
@@ -57,10 +57,10 @@ impl LogFlips {
     }
 }
 
-fn loads(portals: &[Portal]) -> Vec<PortalLoad<'_>> {
+fn loads(portals: &[LoadedPortal]) -> Vec<PortalLoad<'_>> {
     portals
         .iter()
-        .map(|Portal { scope, revision }| PortalLoad {
+        .map(|LoadedPortal { scope, revision }| PortalLoad {
             portal: scope,
             revision: Some(Arc::clone(revision)),
             problems: Vec::new(),

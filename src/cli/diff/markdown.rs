@@ -3,10 +3,11 @@
 //! SECURITY: names come from files that the author of the pull request wrote. In tables and headings they are escaped,
 //! so that they cannot pretend to be another result; text of policies stands in code blocks that it cannot close.
 
-use super::changes::{ChangeKind, Line};
+use super::changes::{ChangeKind, DiffLine};
 use super::flips::{Direction, Flip};
-use super::proof::{COVERS, Group, Proof, ProofOutcome};
+use super::proof::{COVERS, Proof, ProofOutcome, UnprovedGroup};
 use super::{Comparison, PortalDiff};
+use crate::cli::report::markdown::{fenced, head_rows, plain, row};
 
 /// Lines of one text diff; a forge cuts long comments.
 const LINES_MAX: usize = 200;
@@ -31,12 +32,9 @@ pub(super) fn report(comparison: &Comparison) -> String {
 
 fn portals(changed: &[&PortalDiff]) -> String {
     let mut text = String::new();
-    text.push_str("| portal | policies | decisions (DENY → ALLOW) | decisions (ALLOW → DENY) |");
-    text.push_str(if changed.iter().any(|portal| portal.proof.is_some()) {
-        " proof |\n|---|---|---|---|---|\n"
-    } else {
-        "\n|---|---|---|---|\n"
-    });
+    let mut head = vec!["portal", "policies", "decisions (DENY → ALLOW)", "decisions (ALLOW → DENY)"];
+    head.extend(changed.iter().any(|portal| portal.proof.is_some()).then_some("proof"));
+    text.push_str(&head_rows(&head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()));
     for portal in changed {
         text.push_str(&summary(portal));
     }
@@ -57,23 +55,23 @@ fn summary(portal: &PortalDiff) -> String {
         Some(kind) => format!("{} ({})", plain(&portal.slug), kind.word()),
         None => plain(&portal.slug),
     };
-    let mut row = format!(
-        "| {name} | {} added, {} removed, {} changed | {} | {narrowing} of {} |",
-        count(ChangeKind::Added),
-        count(ChangeKind::Removed),
-        count(ChangeKind::Changed),
-        if widening > 0 {
-            format!("**{widening}** of {}", portal.asked.cases)
-        } else {
-            format!("0 of {}", portal.asked.cases)
+    let cases = portal.asked.cases;
+    let mut cells = vec![
+        name,
+        format!(
+            "{} added, {} removed, {} changed",
+            count(ChangeKind::Added),
+            count(ChangeKind::Removed),
+            count(ChangeKind::Changed)
+        ),
+        match widening {
+            0 => format!("0 of {cases}"),
+            widening => format!("**{widening}** of {cases}"),
         },
-        portal.asked.cases,
-    );
-    if let Some(proof) = &portal.proof {
-        row.push_str(&format!(" {} |", verdict(proof)));
-    }
-    row.push('\n');
-    row
+        format!("{narrowing} of {cases}"),
+    ];
+    cells.extend(portal.proof.as_ref().map(verdict));
+    row(&cells)
 }
 
 fn verdict(proof: &Proof) -> String {
@@ -92,7 +90,8 @@ fn verdict(proof: &Proof) -> String {
 fn details(portal: &PortalDiff) -> String {
     let mut text = format!("\n### {}\n", plain(&portal.slug));
     if !portal.asked.flips.is_empty() {
-        text.push_str("\n| | case | before | after |\n|---|---|---|---|\n");
+        text.push('\n');
+        text.push_str(&head_rows(&["", "case", "before", "after"].map(str::to_owned)));
         text.extend(portal.asked.flips.iter().take(ROWS_MAX).map(flip));
         let more = portal.asked.flips.len().saturating_sub(ROWS_MAX);
         if more > 0 {
@@ -124,13 +123,13 @@ fn flip(flip: &Flip) -> String {
         Direction::Narrows => "ALLOW → DENY",
     };
     let line = flip.line.map(|line| format!(":{line}")).unwrap_or_default();
-    format!(
-        "| {direction} | {}<br>{} | {} | {} |\n",
-        plain(&flip.case),
-        plain(&format!("{}{line}", flip.file)),
+    let place = format!("{}{line}", flip.file);
+    row(&[
+        direction.to_owned(),
+        format!("{}<br>{}", plain(&flip.case), plain(&place)),
         plain(&flip.old.reason()),
         plain(&flip.new.reason()),
-    )
+    ])
 }
 
 fn proof_text(proof: &Proof) -> String {
@@ -142,8 +141,8 @@ fn proof_text(proof: &Proof) -> String {
     text
 }
 
-fn group_text(group: &Group<'_>) -> String {
-    let Group { first, others } = group;
+fn group_text(group: &UnprovedGroup<'_>) -> String {
+    let UnprovedGroup { first, others } = group;
     let about = match first.about {
         "" => String::new(),
         about => format!(" ({about})"),
@@ -172,7 +171,7 @@ fn group_text(group: &Group<'_>) -> String {
     text
 }
 
-fn block(title: &str, place: &str, lines: &[Line]) -> String {
+fn block(title: &str, place: &str, lines: &[DiffLine]) -> String {
     let place = if place.is_empty() {
         String::new()
     } else {
@@ -190,45 +189,7 @@ fn block(title: &str, place: &str, lines: &[Line]) -> String {
     format!("\n{title}{place}\n\n{}", fenced("diff", &body.join("\n")))
 }
 
-/// A code block whose fence is longer than every run of backticks in it.
-fn fenced(language: &str, body: &str) -> String {
-    let longest = body.split(|c| c != '`').map(str::len).max().unwrap_or_default();
-    let fence = "`".repeat(longest.max(2) + 1);
-    format!("{fence}{language}\n{body}\n{fence}\n")
-}
-
 /// A name as code.
 fn code(name: &str) -> String {
     format!("<code>{}</code>", plain(name))
-}
-
-/// Text that means nothing to Markdown and HTML.
-fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => plain.push_str("&amp;"),
-            '<' => plain.push_str("&lt;"),
-            '>' => plain.push_str("&gt;"),
-            '|' | '*' | '_' | '`' | '[' | ']' | '\\' | '#' | '!' | '~' | '@' => plain.push_str(&format!("&#{};", u32::from(c))),
-            c if c.is_control() => plain.push(' '),
-            c => plain.push(c),
-        }
-    }
-    plain
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_cannot_pretend_to_be_a_result() {
-        assert_eq!(
-            plain("a|b\n**proved** @team"),
-            "a&#124;b &#42;&#42;proved&#42;&#42; &#64;team"
-        );
-        assert_eq!(fenced("diff", "+ ````\n+ x"), "`````diff\n+ ````\n+ x\n`````\n");
-        assert_eq!(fenced("diff", "x"), "```diff\nx\n```\n");
-    }
 }

@@ -3,7 +3,7 @@
 use cedargate_policy::revision::Revision;
 use serde_json::Value;
 
-use crate::prove::{About, Finding, NoSolver, Prover, SearchResult, reasons, widening};
+use crate::prove::{NoSolver, ProofFinding, ProofSubject, Prover, SearchResult, reasons, widening};
 
 /// What a proof covers, for every report.
 pub(super) const COVERS: &str =
@@ -46,21 +46,21 @@ pub(super) struct Request {
 }
 
 /// Combinations that one cause leaves unproved.
-pub(super) struct Group<'p> {
+pub(super) struct UnprovedGroup<'p> {
     pub first: &'p Unproved,
     pub others: Vec<&'p Unproved>,
 }
 
 impl Proof {
     /// The unproved combinations by their cause: the widened ones first.
-    pub fn groups(&self) -> Vec<Group<'_>> {
-        let mut groups: Vec<Group<'_>> = Vec::new();
+    pub fn groups(&self) -> Vec<UnprovedGroup<'_>> {
+        let mut groups: Vec<UnprovedGroup<'_>> = Vec::new();
         let is_widened = |unproved: &&Unproved| matches!(unproved.outcome, ProofOutcome::Widened(_));
         let (widened, unknown): (Vec<_>, Vec<_>) = self.unproved.iter().partition(is_widened);
         for unproved in widened.into_iter().chain(unknown) {
             match groups.iter_mut().find(|group| group.first.cause() == unproved.cause()) {
                 Some(group) => group.others.push(unproved),
-                None => groups.push(Group {
+                None => groups.push(UnprovedGroup {
                     first: unproved,
                     others: Vec::new(),
                 }),
@@ -93,7 +93,7 @@ impl Unproved {
         }
     }
 
-    fn of(finding: &Finding) -> Option<Self> {
+    fn of(finding: &ProofFinding) -> Option<Self> {
         Some(Self {
             kind: finding.kind.to_string(),
             about: about(finding.about),
@@ -117,10 +117,10 @@ impl Unproved {
     }
 }
 
-fn about(about: About) -> &'static str {
+fn about(about: ProofSubject) -> &'static str {
     match about {
-        About::Decisions => "",
-        About::Undescribed => "the resource has no entry in the entities",
-        About::Forbids => "forbids alone: they decide for public paths, and for the plain path of a routed request",
+        ProofSubject::Decisions => "",
+        ProofSubject::Undescribed => "the resource has no entry in the entities",
+        ProofSubject::Forbids => "forbids alone: they decide for public paths, and for the plain path of a routed request",
     }
 }

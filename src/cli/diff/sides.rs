@@ -21,7 +21,7 @@ pub(in crate::cli) struct Side {
 }
 
 /// One portal of one tree.
-pub(super) struct Portal {
+pub(super) struct LoadedPortal {
     pub scope: PortalScope,
     pub revision: Arc<Revision>,
 }
@@ -47,7 +47,7 @@ impl Side {
     }
 
     /// Every portal that has files in this tree. The loader remembers the policies that both trees have.
-    pub(in crate::cli::diff) fn load(&self, only: Option<&str>, loader: &mut Loader) -> Result<Vec<Portal>, Rejected> {
+    pub(in crate::cli::diff) fn load(&self, only: Option<&str>, loader: &mut Loader) -> Result<Vec<LoadedPortal>, Rejected> {
         let is_wanted = |slug: &str| only.is_none_or(|only| only == slug);
         let folder_of = |slug: &str| format!("policies/{slug}/");
         let mut loads = self.workbench.load_with(loader);
@@ -56,10 +56,10 @@ impl Side {
             let mut own = self.workbench.files().below(folder_of(slug));
             is_wanted(slug) && own.next().is_some()
         });
-        let portals: Vec<Portal> = loads
+        let portals: Vec<LoadedPortal> = loads
             .iter()
             .filter_map(|load| {
-                Some(Portal {
+                Some(LoadedPortal {
                     scope: load.portal.clone(),
                     revision: Arc::clone(load.revision.as_ref().filter(|_| load.problems.is_empty())?),
                 })
@@ -79,7 +79,7 @@ pub(super) fn loader() -> Loader {
     Loader::new(None).untested()
 }
 
-impl Portal {
+impl LoadedPortal {
     pub fn slug(&self) -> &str {
         self.scope.slug.as_str()
     }

@@ -1,8 +1,8 @@
 //! The comparison for people at a terminal.
 
-use super::changes::{ChangeKind, Line};
+use super::changes::{ChangeKind, DiffLine};
 use super::flips::{Direction, Flip};
-use super::proof::{COVERS, Group, Proof, ProofOutcome, Request};
+use super::proof::{COVERS, Proof, ProofOutcome, Request, UnprovedGroup};
 use super::{Comparison, PortalDiff};
 use crate::cli::Paint;
 use crate::cli::report::cedar;
@@ -71,8 +71,8 @@ fn coloured(kind: ChangeKind, paint: Paint) -> String {
     }
 }
 
-fn lines(lines: &[Line], paint: Paint) -> String {
-    let shown = |line: &Line| {
+fn lines(lines: &[DiffLine], paint: Paint) -> String {
+    let shown = |line: &DiffLine| {
         let text = escaped(format!("{} {}", line.sign, line.text).trim_end());
         match line.sign {
             '+' => paint.green(&text),
@@ -132,8 +132,8 @@ fn proof_text(proof: &Proof, paint: Paint) -> String {
     proof.groups().iter().map(|group| group_text(group, paint)).collect()
 }
 
-fn group_text(group: &Group<'_>, paint: Paint) -> String {
-    let Group { first, others } = group;
+fn group_text(group: &UnprovedGroup<'_>, paint: Paint) -> String {
+    let UnprovedGroup { first, others } = group;
     let mut text = match &first.outcome {
         ProofOutcome::Widened(_) => format!("  {} {}\n", paint.red("widened:"), first.kind),
         ProofOutcome::Unknown(reason) => format!("  {} {}: {}\n", paint.yellow("unknown:"), first.kind, escaped(reason)),

@@ -12,7 +12,7 @@ use crate::workbench::{Datum, standalone};
 
 /// The conditions of a matrix, each once.
 #[derive(Default)]
-struct Conditions {
+struct PageConditions {
     known: HashMap<*const Condition, usize>,
     by_text: HashMap<String, usize>,
     written: Vec<Value>,
@@ -32,7 +32,7 @@ pub(super) fn html(matrices: &[PortalMatrix]) -> String {
 }
 
 pub(super) fn portal(one: &PortalMatrix) -> Value {
-    let mut conditions = Conditions::default();
+    let mut conditions = PageConditions::default();
     let rows = one.matrix.rows.iter().map(|row| {
         let includes: Vec<&str> = row.includes.iter().map(|role| role.id().unescaped()).collect();
         json!({"name": one.row_name(row), "principal": row.principal_type.to_string(),
@@ -47,7 +47,7 @@ pub(super) fn portal(one: &PortalMatrix) -> Value {
     json!({"portal": one.portal, "rows": rows, "columns": columns, "conditions": conditions.written})
 }
 
-impl Conditions {
+impl PageConditions {
     /// The answer alone, or the answer with the numbers of permits and forbids, and the reason why it is unknown.
     fn cell(&mut self, cell: &Cell) -> Value {
         let answer = match cell.answer {

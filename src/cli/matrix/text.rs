@@ -4,17 +4,11 @@ use cedargate_policy::matrix::{Cell, CellAnswer};
 
 use super::{Conditions, PortalMatrix, action_name, conditions};
 use crate::cli::Paint;
-use crate::cli::report::text::escaped;
+use crate::cli::report::text::{ColumnCell, columns, escaped};
 
 /// Conditions by number; cells with the same conditions share one.
 #[derive(Default)]
 struct Notes(Vec<String>);
-
-/// A cell as it is shown: the width counts the text without colour.
-struct Shown {
-    text: String,
-    answer: Option<CellAnswer>,
-}
 
 pub(super) fn report(matrices: &[PortalMatrix], paint: Paint) -> String {
     let portals: Vec<String> = matrices.iter().map(|one| portal(one, paint)).collect();
@@ -23,32 +17,18 @@ pub(super) fn report(matrices: &[PortalMatrix], paint: Paint) -> String {
 
 fn portal(one: &PortalMatrix, paint: Paint) -> String {
     let mut notes = Notes::default();
-    let plain = |text: &str| Shown {
-        text: escaped(text),
-        answer: None,
-    };
-    let mut head = vec![plain("action"), plain("resource")];
-    head.extend(one.matrix.rows.iter().map(|row| plain(&one.row_name(row))));
+    let mut head = vec![ColumnCell::plain("action"), ColumnCell::plain("resource")];
+    head.extend(one.matrix.rows.iter().map(|row| ColumnCell::plain(&one.row_name(row))));
     let mut lines = vec![head];
     for (number, column) in one.columns() {
-        let mut line = vec![plain(action_name(column)), plain(&column.resource_type.to_string())];
-        line.extend(one.cells_of(number).map(|(_, cell)| notes.shown(cell)));
+        let mut line = vec![
+            ColumnCell::plain(action_name(column)),
+            ColumnCell::plain(&column.resource_type.to_string()),
+        ];
+        line.extend(one.cells_of(number).map(|(_, cell)| notes.shown(cell, paint)));
         lines.push(line);
     }
-    let width = |column: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(column));
-        cells.map(|cell| cell.text.chars().count()).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..one.matrix.rows.len() + 2).map(width).collect();
-    let mut text = format!("{}\n", escaped(&one.portal));
-    for line in &lines {
-        let cells: Vec<String> = line
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| cell.padded(*width, paint))
-            .collect();
-        text.push_str(&format!("  {}\n", cells.join("  ").trim_end()));
-    }
+    let mut text = format!("{}\n{}", escaped(&one.portal), columns(&lines));
     for (number, note) in notes.0.iter().enumerate() {
         text.push_str(&format!("\n  [{}] {note}", number + 1));
     }
@@ -59,7 +39,7 @@ fn portal(one: &PortalMatrix, paint: Paint) -> String {
 }
 
 impl Notes {
-    fn shown(&mut self, cell: &Cell) -> Shown {
+    fn shown(&mut self, cell: &Cell, paint: Paint) -> ColumnCell {
         let text = match (cell.answer, conditions(cell)) {
             (CellAnswer::Impossible, _) => "-".to_owned(),
             (CellAnswer::Conditional, Some(conditions)) => format!("if [{}]", self.number(note(&conditions))),
@@ -69,10 +49,13 @@ impl Notes {
             }
             (answer, _) => answer.as_str().to_owned(),
         };
-        Shown {
-            text,
-            answer: Some(cell.answer),
-        }
+        let painted = match cell.answer {
+            CellAnswer::Allow => Some(paint.green(&text)),
+            CellAnswer::Deny => Some(paint.red(&text)),
+            CellAnswer::Conditional | CellAnswer::Unknown => Some(paint.yellow(&text)),
+            CellAnswer::Impossible => None,
+        };
+        ColumnCell { text, painted }
     }
 
     fn number(&mut self, note: String) -> usize {
@@ -91,18 +74,5 @@ fn note(Conditions { permits, forbids }: &Conditions) -> String {
         (_, true) => format!("if one of{}", list(permits)),
         (1, false) => format!("if{}\n      and none of{}", list(permits), list(forbids)),
         (_, false) => format!("if one of{}\n      and none of{}", list(permits), list(forbids)),
-    }
-}
-
-impl Shown {
-    fn padded(&self, width: usize, paint: Paint) -> String {
-        let space = " ".repeat(width.saturating_sub(self.text.chars().count()));
-        let text = match self.answer {
-            Some(CellAnswer::Allow) => paint.green(&self.text),
-            Some(CellAnswer::Deny) => paint.red(&self.text),
-            Some(CellAnswer::Conditional | CellAnswer::Unknown) => paint.yellow(&self.text),
-            Some(CellAnswer::Impossible) | None => self.text.clone(),
-        };
-        format!("{text}{space}")
     }
 }

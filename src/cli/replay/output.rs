@@ -4,14 +4,10 @@ use serde_json::{Value, json};
 
 use crate::base::terminal::counted;
 use crate::cli::Paint;
-use crate::cli::logs::grid::Grid;
-use crate::cli::logs::{change_head, example_json, totals_json};
-use crate::cli::report::text::escaped;
+use crate::cli::logs::{ChangedDecisions, example_json, totals_json};
+use crate::cli::report::{ReportPart, Table, markdown, text};
 use crate::cli::tree::PortalLoad;
 use crate::replay::{DecisionChange, Example, FlipGroup, FlipKey, Flips, Totals};
-
-/// Groups that people are shown; scripts get all.
-const GROUPS_SHOWN_MAX: usize = 50;
 
 pub(crate) struct Report<'a> {
     pub flips: &'a Flips<'a>,
@@ -21,30 +17,26 @@ pub(crate) struct Report<'a> {
 
 impl Report<'_> {
     pub fn text(&self, paint: Paint) -> String {
-        let mut text = format!("{}\n", self.headline());
-        for change in [DecisionChange::NewlyAllowed, DecisionChange::NewlyDenied] {
-            let count = self.flips.count(change);
-            text.push_str(&change_head(change, title(change), count, paint));
-            if count > 0 {
-                text.push_str(&self.grid(change).text());
-                text.push_str(&self.left_out(change));
-            }
-        }
-        text.push_str(&self.rest());
-        text
+        text::parts(&self.parts(), paint)
     }
 
     pub fn markdown(&self) -> String {
-        let mut text = format!("{}\n", self.headline());
+        markdown::parts(&self.parts())
+    }
+
+    fn parts(&self) -> Vec<ReportPart> {
+        let mut parts = vec![ReportPart::Lines(format!("{}\n", self.headline()))];
         for change in [DecisionChange::NewlyAllowed, DecisionChange::NewlyDenied] {
-            text.push_str(&format!("\n### {}: {}\n", title(change), self.flips.count(change)));
-            if self.flips.count(change) > 0 {
-                text.push_str(&format!("\n{}", self.grid(change).markdown()));
-                text.push_str(&self.left_out(change));
-            }
+            let changed = ChangedDecisions {
+                change,
+                title: title(change),
+                count: self.flips.count(change),
+                groups: self.table(change),
+            };
+            parts.extend(changed.parts());
         }
-        text.push_str(&self.rest());
-        text
+        parts.push(ReportPart::Lines(self.rest()));
+        parts
     }
 
     fn headline(&self) -> String {
@@ -61,8 +53,8 @@ impl Report<'_> {
         groups
     }
 
-    fn grid(&self, change: DecisionChange) -> Grid {
-        let groups = self.groups(change).into_iter().take(GROUPS_SHOWN_MAX);
+    fn table(&self, change: DecisionChange) -> Table {
+        let groups = self.groups(change).into_iter();
         let rows = groups.map(|(key, group)| {
             let policies = key.policies.join(", ");
             let by = match (change, key.denial.as_str()) {
@@ -84,21 +76,10 @@ impl Report<'_> {
                     .unwrap_or_default(),
             ]
         });
-        Grid {
+        Table {
             head: &["records", "portal", "roles", "policies", "for example", "decision id"],
             rows: rows.collect(),
         }
-    }
-
-    fn left_out(&self, change: DecisionChange) -> String {
-        let more = self.groups(change).len().saturating_sub(GROUPS_SHOWN_MAX);
-        if more == 0 {
-            return String::new();
-        }
-        format!(
-            "  … and {} (--format json has all)\n",
-            counted(more as u64, "more group", "more groups")
-        )
     }
 
     /// What is no flip.
@@ -121,8 +102,7 @@ impl Report<'_> {
             let mut reasons: Vec<_> = flips.not_replayed.iter().collect();
             reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
             for (why, count) in reasons {
-                text.push_str(&escaped(&format!("  {count:>7}  {why}")));
-                text.push('\n');
+                text.push_str(&format!("  {count:>7}  {why}\n"));
             }
         }
         text

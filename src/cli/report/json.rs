@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Case, CaseOutcome, Finding, Suite};
+use super::{CaseOutcome, Finding, Suite, TestCase};
 
 /// The place and text of a finding, for a list that already names severity and portal.
 pub(crate) fn place_and_text(finding: &Finding) -> Value {
@@ -29,7 +29,7 @@ fn suite(suite: &Suite) -> Value {
     json!({"portal": suite.portal, "cases": cases, "uncovered": suite.uncovered, "errors": errors})
 }
 
-fn case(case: &Case) -> Value {
+fn case(case: &TestCase) -> Value {
     let (verdict, detail) = match &case.outcome {
         CaseOutcome::Passed => ("passed", None),
         CaseOutcome::Failed(difference) => ("failed", Some(difference)),

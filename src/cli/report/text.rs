@@ -4,13 +4,24 @@ use std::collections::BTreeMap;
 
 pub(crate) use crate::base::terminal::escaped;
 
-use super::{CaseOutcome, Finding, Paint, RULE_CONFIGURATION, RULE_VALIDATION, Severity, Source, Suite, Table};
+use super::{
+    CaseOutcome, Finding, Listing, Paint, RULE_CONFIGURATION, RULE_VALIDATION, ReportPart, Severity, SourceText, Suite, Table,
+};
 
 /// Characters of a line that an excerpt shows.
 const EXCERPT_CHARS: usize = 140;
+/// Characters of a table's cell; the rest is cut.
+const CELL_CHARS_MAX: usize = 72;
+
+/// A cell of aligned columns.
+pub(crate) struct ColumnCell {
+    pub text: String,
+    /// The same text with its colour.
+    pub painted: Option<String>,
+}
 
 /// Each finding with its place, the line of the file with the place underlined, and the help.
-pub(crate) fn findings(findings: &[Finding], source: Source<'_>, paint: Paint) -> String {
+pub(crate) fn findings(findings: &[Finding], source: SourceText<'_>, paint: Paint) -> String {
     let mut files = Lines::new();
     findings.iter().map(|one| finding(one, &mut files, source, paint)).collect()
 }
@@ -18,7 +29,7 @@ pub(crate) fn findings(findings: &[Finding], source: Source<'_>, paint: Paint) -
 /// The lines of each file that a finding named: a large file may have thousands of findings.
 type Lines = BTreeMap<String, Vec<String>>;
 
-fn finding(finding: &Finding, files: &mut Lines, source: Source<'_>, paint: Paint) -> String {
+fn finding(finding: &Finding, files: &mut Lines, source: SourceText<'_>, paint: Paint) -> String {
     let severity = match finding.severity {
         Severity::Error => paint.red("error:"),
         Severity::Warning => paint.yellow("warning:"),
@@ -64,7 +75,7 @@ struct Excerpt {
 }
 
 /// `None` if the file has no such line.
-fn excerpt(number: usize, finding: &Finding, files: &mut Lines, source: Source<'_>) -> Option<Excerpt> {
+fn excerpt(number: usize, finding: &Finding, files: &mut Lines, source: SourceText<'_>) -> Option<Excerpt> {
     let name = finding.file.as_deref()?;
     if !files.contains_key(name) {
         let text = source(name).unwrap_or_default();
@@ -109,7 +120,7 @@ fn characters(line: &str, column: usize) -> usize {
 }
 
 /// The cases of all suites, then the counts.
-pub(crate) fn suites(suites: &[Suite], source: Source<'_>, paint: Paint) -> String {
+pub(crate) fn suites(suites: &[Suite], source: SourceText<'_>, paint: Paint) -> String {
     let mut text = String::new();
     for suite in suites {
         text.push_str(&format!("{}\n", suite.portal));
@@ -146,17 +157,84 @@ fn counts(suites: &[Suite]) -> String {
 }
 
 /// One line for each row. Leaves out a cell without label and content.
-pub(crate) fn table(table: &Table) -> String {
+pub(crate) fn listing(listing: &Listing) -> String {
     let line = |row: &Vec<String>| {
-        let cells = table
-            .columns
+        let cells = listing
+            .labels
             .iter()
             .zip(row)
             .map(|(label, cell)| format!("{label}{}", escaped(cell)));
         let cells: Vec<String> = cells.filter(|cell| !cell.is_empty()).collect();
         format!("{}\n", cells.join("  "))
     };
-    table.rows.iter().map(line).collect()
+    listing.rows.iter().map(line).collect()
+}
+
+/// The parts of a report, one below the other.
+pub(crate) fn parts(parts: &[ReportPart], paint: Paint) -> String {
+    let part = |part: &ReportPart| match part {
+        ReportPart::Lines(lines) => lines.lines().map(|line| format!("{}\n", escaped(line))).collect(),
+        ReportPart::Portal(slug) => format!("\nportal {}\n", escaped(slug)),
+        ReportPart::Heading { text, severity } => {
+            let text = escaped(text);
+            let painted = match severity {
+                Some(Severity::Error) => paint.red(&text),
+                Some(Severity::Warning) => paint.yellow(&text),
+                Some(Severity::Note) | None => text,
+            };
+            format!("\n{painted}\n")
+        }
+        ReportPart::Table(shown) => table(shown),
+    };
+    parts.iter().map(part).collect()
+}
+
+/// Aligned columns below their head.
+pub(crate) fn table(table: &Table) -> String {
+    let head = table.head.iter().map(|cell| ColumnCell::plain(cell)).collect();
+    let rows = table
+        .rows
+        .iter()
+        .map(|row| row.iter().map(|cell| ColumnCell::plain(&short(&escaped(cell)))).collect());
+    columns(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
+}
+
+fn short(cell: &str) -> String {
+    match cell.char_indices().nth(CELL_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", cell.get(..end).unwrap_or_default()),
+        None => cell.to_owned(),
+    }
+}
+
+/// Aligned columns, indented.
+pub(crate) fn columns(rows: &[Vec<ColumnCell>]) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.text.chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let line = |row: &Vec<ColumnCell>| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| cell.padded(*width)).collect();
+        format!("  {}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+impl ColumnCell {
+    /// Text without colour.
+    pub fn plain(text: &str) -> Self {
+        Self {
+            text: escaped(text),
+            painted: None,
+        }
+    }
+
+    /// The width counts the text without colour.
+    fn padded(&self, width: usize) -> String {
+        let space = " ".repeat(width.saturating_sub(self.text.chars().count()));
+        format!("{}{space}", self.painted.as_deref().unwrap_or(&self.text))
+    }
 }
 
 #[cfg(test)]
@@ -206,14 +284,43 @@ mod tests {
     }
 
     #[test]
-    fn table_labels_its_cells_and_escapes_control_characters() {
-        let shown = Table {
-            columns: &["", "tenant=", ""],
+    fn listing_labels_its_cells_and_escapes_control_characters() {
+        let shown = Listing {
+            labels: &["", "tenant=", ""],
             rows: vec![
                 vec!["a\u{1b}[2J".to_owned(), String::new(), "disabled".to_owned()],
                 vec!["b".to_owned(), "acme".to_owned(), String::new()],
             ],
         };
-        assert_eq!(table(&shown), "a\\u{1b}[2J  tenant=  disabled\nb  tenant=acme\n");
+        assert_eq!(listing(&shown), "a\\u{1b}[2J  tenant=  disabled\nb  tenant=acme\n");
+    }
+
+    #[test]
+    fn table_aligns_its_columns_and_cuts_long_cells() {
+        let shown = Table {
+            head: &["role", "records"],
+            rows: vec![
+                vec!["a`|<b>\n\u{1b}".to_owned(), "1".to_owned()],
+                vec!["x".repeat(200), "2".to_owned()],
+            ],
+        };
+        let text = table(&shown);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0].find("records"), lines[1].rfind('1'), "{text}");
+        assert!(lines[1].starts_with("  a`|<b>\\n\\u{1b}  "), "{text}");
+        assert!(lines[2].contains(&format!("{}…  2", "x".repeat(CELL_CHARS_MAX))), "{text}");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_text_without_colour() {
+        let painted = ColumnCell {
+            text: "allow".to_owned(),
+            painted: Some("<allow>".to_owned()),
+        };
+        let rows = [
+            vec![ColumnCell::plain("a"), ColumnCell::plain("b")],
+            vec![painted, ColumnCell::plain("c")],
+        ];
+        assert_eq!(columns(&rows), "  a      b\n  <allow>  c\n");
     }
 }

@@ -7,11 +7,11 @@ use cedar_policy::Schema;
 use cedargate_policy::schema::SchemaModel;
 use cedargate_policy::schema::diff::{Effect, SchemaChange, changes};
 use clap::ValueEnum;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{joined_text, one_portal};
 use crate::base::files::read_small_text;
-use crate::cli::report::json as json_report;
+use crate::cli::report::{Format, Writers, json as json_report, markdown};
 use crate::cli::tree::TreeArgs;
 use crate::cli::{Exit, Paint, print};
 
@@ -29,26 +29,26 @@ pub(crate) struct Args {
     portal: Option<String>,
     /// Exit with 4 if there is such a change, or a worse one
     #[arg(long, value_name = "EFFECT")]
-    fail_on: Option<FailOn>,
+    fail_on: Option<FailOnEffect>,
     /// Format of the report
-    #[arg(long, value_enum, default_value = "human")]
-    format: Shape,
+    #[arg(long, value_parser = WRITERS.parser(), default_value = "human")]
+    format: Format,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum FailOn {
+enum FailOnEffect {
     /// Something that was valid no longer is
     Breaking,
     /// A policy that is there already may apply to more or to less
     Review,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum Shape {
-    Human,
-    Json,
-    Markdown,
-}
+/// The changes, the worst first.
+const WRITERS: Writers<Vec<SchemaChange>, 3> = Writers([
+    (Format::Human, |changes| as_text(changes)),
+    (Format::Json, |changes| json_report::text(&as_json(changes))),
+    (Format::Markdown, |changes| as_markdown(changes)),
+]);
 
 pub(super) fn run(args: &Args) -> Exit {
     Exit::or_usage(compare(args))
@@ -58,21 +58,12 @@ fn compare(args: &Args) -> Result<Exit, String> {
     let old = model(&args.old, args.portal.as_deref())?;
     let new = model(&args.new, args.portal.as_deref())?;
     let changes = changes(&old, &new);
-    print(&match args.format {
-        Shape::Human => human(&changes),
-        Shape::Json => json_report::text(&json!({
-            "changes": changes.iter().map(|change| json!({
-                "effect": word(change.effect), "place": change.place, "message": change.message,
-            })).collect::<Vec<_>>(),
-            "version": version(&changes),
-        })),
-        Shape::Markdown => markdown(&changes),
-    });
+    print(&WRITERS.write(args.format, &changes)?);
     let worst = changes.first().map(|change| change.effect);
     let fails = match args.fail_on {
         None => false,
-        Some(FailOn::Breaking) => worst == Some(Effect::Breaking),
-        Some(FailOn::Review) => worst.is_some_and(|effect| effect <= Effect::Review),
+        Some(FailOnEffect::Breaking) => worst == Some(Effect::Breaking),
+        Some(FailOnEffect::Review) => worst.is_some_and(|effect| effect <= Effect::Review),
     };
     Ok(if fails { Exit::TestsFailed } else { Exit::Ok })
 }
@@ -108,7 +99,14 @@ fn word(effect: Effect) -> &'static str {
     }
 }
 
-fn human(changes: &[SchemaChange]) -> String {
+fn as_json(changes: &[SchemaChange]) -> Value {
+    let shown = changes
+        .iter()
+        .map(|change| json!({"effect": word(change.effect), "place": change.place, "message": change.message}));
+    json!({"changes": shown.collect::<Vec<_>>(), "version": version(changes)})
+}
+
+fn as_text(changes: &[SchemaChange]) -> String {
     let paint = Paint::stdout();
     let mut text = String::new();
     for change in changes {
@@ -134,20 +132,18 @@ fn summary(changes: &[SchemaChange]) -> String {
     )
 }
 
-fn markdown(changes: &[SchemaChange]) -> String {
+fn as_markdown(changes: &[SchemaChange]) -> String {
     let mut text = format!("**Schema**: {}", summary(changes));
     if !changes.is_empty() {
-        text.push_str("\n| effect | place | change |\n|---|---|---|\n");
+        text.push('\n');
+        text.push_str(&markdown::head_rows(&["effect", "place", "change"].map(str::to_owned)));
     }
-    let cell = |text: &str| text.replace('|', "\\|").replace(['\n', '\r'], " ");
-    for change in changes {
-        let _infallible = writeln!(
-            text,
-            "| {} | `{}` | {} |",
-            word(change.effect),
-            cell(&change.place),
-            cell(&change.message)
-        );
-    }
+    text.extend(changes.iter().map(|change| {
+        markdown::row(&[
+            word(change.effect).to_owned(),
+            markdown::code(&change.place),
+            markdown::plain(&change.message),
+        ])
+    }));
     text
 }

@@ -16,7 +16,7 @@ use cedargate_policy::portal::route::{RouteSpec, RouteTable};
 use cedargate_policy::types::PortalSlug;
 use serde_json::Value;
 
-use self::names::{Names, RoutePath};
+use self::names::{RoutePath, UsedNames};
 use crate::cli::init::{SHARED_SCHEMA, name, slug, title};
 use crate::cli::new_files::{NewFile, refuse_existing, write};
 use crate::cli::openapi_file::OpenApiFile;
@@ -55,7 +55,7 @@ struct Shared {
 
 /// One operation as an action and a route.
 #[derive(Debug)]
-struct Entry<'a> {
+struct OperationEntry<'a> {
     operation: &'a Operation,
     action: String,
     route: RouteSpec,
@@ -72,7 +72,7 @@ struct Outline<'a> {
     title: Option<&'a str>,
     tenant: &'a str,
     shared: Shared,
-    entries: Vec<Entry<'a>>,
+    entries: Vec<OperationEntry<'a>>,
     /// Tag → name of its group.
     groups: BTreeMap<&'a str, String>,
     left_out: Vec<String>,
@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args) -> Result<String, String> {
     for note in &outline.left_out {
         complain(&format!("left out: {note}"));
     }
-    for Entry { operation, .. } in &outline.entries {
+    for OperationEntry { operation, .. } in &outline.entries {
         if let Some(remark) = RoutePath::remark(&operation.path) {
             complain(&format!("note: `{operation}`: {remark}"));
         }
@@ -173,7 +173,7 @@ impl Shared {
 
 impl<'a> Outline<'a> {
     fn new(args: &'a Args, api: &'a OpenApi, source: &'a str, mount: &str, shared: Shared) -> Self {
-        let mut names = Names::new(&shared.types, &shared.actions);
+        let mut names = UsedNames::new(&shared.types, &shared.actions);
         let mut left_out = api.left_out.clone();
         let mut entries = Vec::new();
         for operation in &api.operations {
@@ -277,7 +277,7 @@ impl<'a> Outline<'a> {
             text.extend(open);
         }
         text.push_str("routes:                                # method and path -> action and resource\n");
-        for Entry { route, .. } in &self.entries {
+        for OperationEntry { route, .. } in &self.entries {
             text.push_str(&format!(
                 "  - {{ route: {}, action: {}, resource: {{ type: {}, id: {} }} }}\n",
                 quoted(&route.route),
@@ -336,10 +336,10 @@ impl<'a> Outline<'a> {
     }
 }
 
-fn entry<'a>(operation: &'a Operation, mount: &str, names: &mut Names) -> Result<Entry<'a>, String> {
+fn entry<'a>(operation: &'a Operation, mount: &str, names: &mut UsedNames) -> Result<OperationEntry<'a>, String> {
     let path = RoutePath::parse(mount, &operation.path)?;
     let resource = names.resource(&path);
-    Ok(Entry {
+    Ok(OperationEntry {
         operation,
         action: names.action(operation, &path),
         route: RouteSpec {
@@ -353,7 +353,7 @@ fn entry<'a>(operation: &'a Operation, mount: &str, names: &mut Names) -> Result
 }
 
 /// The entries that can be routes beside each other. The rest is left out with the reason.
-fn accepted<'a>(mut entries: Vec<Entry<'a>>, left_out: &mut Vec<String>) -> Vec<Entry<'a>> {
+fn accepted<'a>(mut entries: Vec<OperationEntry<'a>>, left_out: &mut Vec<String>) -> Vec<OperationEntry<'a>> {
     for entry in &mut entries {
         entry.route.action.clone_from(&entry.action);
     }

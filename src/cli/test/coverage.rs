@@ -11,13 +11,13 @@ use crate::cli::report::Suite;
 use crate::cli::report::text::escaped;
 
 /// The policies of every portal, by folder, and how much of them the cases reach.
-pub(super) struct Reach {
-    groups: Vec<Group>,
+pub(super) struct TestReach {
+    groups: Vec<FolderReach>,
     pub points: Points,
 }
 
 /// The policies of a portal's folder, or of `_shared`.
-struct Group {
+struct FolderReach {
     name: String,
     policies: Vec<PolicyCoverage>,
 }
@@ -69,7 +69,7 @@ fn sum<'a>(policies: impl IntoIterator<Item = &'a PolicyCoverage>) -> Points {
     })
 }
 
-impl Reach {
+impl TestReach {
     /// `policies` holds the policies of each suite. A shared policy is reached if the cases of any portal reach it.
     pub fn of(suites: &[Suite], policies: Vec<Vec<PolicyCoverage>>) -> Self {
         let mut groups = Vec::new();
@@ -85,13 +85,13 @@ impl Reach {
                     None => drop(shared.insert(key, policy)),
                 }
             }
-            groups.push(Group {
+            groups.push(FolderReach {
                 name: suite.portal.clone(),
                 policies: own,
             });
         }
         if !shared.is_empty() {
-            groups.push(Group {
+            groups.push(FolderReach {
                 name: "_shared".to_owned(),
                 policies: shared.into_values().collect(),
             });
@@ -106,7 +106,7 @@ impl Reach {
 
     pub fn as_text(&self, paint: Paint) -> String {
         let mut text = String::from("\ncoverage\n");
-        for Group { name, policies } in &self.groups {
+        for FolderReach { name, policies } in &self.groups {
             text.push_str(&format!("{name}: {}\n", percent(sum(policies))));
             text.extend(policies.iter().map(|policy| gaps(policy, paint)));
         }
@@ -115,7 +115,7 @@ impl Reach {
     }
 
     pub fn as_json(&self) -> Value {
-        let groups = self.groups.iter().map(|Group { name, policies }| {
+        let groups = self.groups.iter().map(|FolderReach { name, policies }| {
             let points = sum(policies);
             let policies: Vec<Value> = policies.iter().map(policy_json).collect();
             json!({"name": name, "reached": points.reached, "all": points.all, "policies": policies})

@@ -12,7 +12,7 @@ use crate::app::STACK_BYTES;
 const CHUNK: usize = 64;
 
 /// A part of the results, with the number of its first case.
-struct Part {
+struct NumberedResults {
     first: usize,
     results: Vec<CaseResult>,
 }
@@ -30,7 +30,7 @@ pub(super) fn run(tests: &DecisionTests<'_>, subject: &Subject<'_>, options: &Op
                 return parts;
             }
             let results = tests.run(first..tests.len().min(first + CHUNK), subject, options);
-            parts.push(Part { first, results });
+            parts.push(NumberedResults { first, results });
         }
     };
     let mut parts = scope(|scope| {

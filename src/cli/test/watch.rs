@@ -1,8 +1,8 @@
 //! `cedargate test --watch`: runs the tests again after each change of the files.
 //!
-//! Events of the kernel wake it, as they wake the reloader; a look at the files every second finds what no event names, such as
-//! an edit of the configuration. The tests run again only if a file differs, so an editor that writes a file twice starts one
-//! run. A tree that cannot be read is shown, and the next change tries again. Ctrl-c ends the process.
+//! Events of the kernel wake it, as they wake the reloader; a look at the files every second finds what no event names,
+//! such as an edit of the configuration. The tests run again only if a file differs, so an editor that writes a file
+//! twice starts one run. A tree that cannot be read is shown, and the next change tries again. Ctrl-c ends the process.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const CLEAR: &str = "\x1b[2J\x1b[3J\x1b[H";
 
 /// The files of one run.
 #[derive(Eq, PartialEq)]
-struct Seen {
+struct FilesOfRun {
     config: Option<Vec<u8>>,
     files: Result<[u8; 32], String>,
 }
@@ -29,12 +29,12 @@ struct Seen {
 pub(super) fn run(args: &Args) -> Exit {
     let (_never_stops, shutdown) = shutdown();
     let mut watch = Watch::new(None, WakeChannel::default());
-    let mut last: Option<Seen> = None;
+    let mut last: Option<FilesOfRun> = None;
     loop {
         let opened = args.tree.open();
         let folders: Option<PolicyFolders> = opened.as_ref().ok().and_then(Workbench::folders).cloned();
         watch.renew(folders.as_ref());
-        let seen = Seen {
+        let seen = FilesOfRun {
             config: args.tree.config_bytes(),
             files: opened.as_ref().map(Workbench::hash).map_err(Clone::clone),
         };

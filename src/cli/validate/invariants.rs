@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cli::Paint;
 use crate::cli::report::{Finding, Severity, cedar};
 use crate::cli::tree::PortalLoad;
-use crate::prove::{self, About, Example, NoSolver, Prover, SearchResult, check, reasons};
+use crate::prove::{self, Example, NoSolver, ProofSubject, Prover, SearchResult, check, reasons};
 
 /// Rule of every finding of a proof.
 const RULE: &str = "invariant";
@@ -22,12 +22,12 @@ pub(super) struct Proofs {
 
 struct Proved {
     name: String,
-    outcome: Outcome,
+    outcome: InvariantOutcome,
     finding: Option<Finding>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Outcome {
+enum InvariantOutcome {
     Holds,
     Broken,
     Unknown,
@@ -57,7 +57,7 @@ impl Proofs {
 
     /// True if each statement is proved.
     pub fn hold(&self) -> bool {
-        self.results.iter().all(|proved| proved.outcome == Outcome::Holds)
+        self.results.iter().all(|proved| proved.outcome == InvariantOutcome::Holds)
     }
 
     pub fn headline(&self, paint: Paint) -> String {
@@ -70,7 +70,11 @@ impl Proofs {
                 paint.red("not proved")
             );
         }
-        match (self.results.len(), count(Outcome::Broken), count(Outcome::Unknown)) {
+        match (
+            self.results.len(),
+            count(InvariantOutcome::Broken),
+            count(InvariantOutcome::Unknown),
+        ) {
             (0, ..) => format!("{} {portal}: no invariants\n", paint.dim("-")),
             (all, 0, 0) => format!("{} {portal}: {all} {}\n", paint.green("proved"), noun(all)),
             (all, broken, unknown) => format!(
@@ -84,9 +88,9 @@ impl Proofs {
     pub fn as_json(&self) -> impl Iterator<Item = Value> {
         self.results.iter().map(|proved| {
             let result = match proved.outcome {
-                Outcome::Holds => "proved",
-                Outcome::Broken => "broken",
-                Outcome::Unknown => "unknown",
+                InvariantOutcome::Holds => "proved",
+                InvariantOutcome::Broken => "broken",
+                InvariantOutcome::Unknown => "unknown",
             };
             json!({"portal": self.portal, "name": proved.name, "result": result})
         })
@@ -94,7 +98,7 @@ impl Proofs {
 }
 
 impl Proved {
-    fn of(invariant: &Invariant, checked: &prove::Checked, portal: &str) -> Self {
+    fn of(invariant: &Invariant, checked: &prove::CheckedStatement, portal: &str) -> Self {
         let name = &invariant.name;
         let example = checked.findings.iter().find_map(|finding| match &finding.found {
             SearchResult::Example(example) => Some((finding, example)),
@@ -117,23 +121,23 @@ impl Proved {
                 };
                 let message = format!("invariant `{name}` is broken: {}{more}", broken(invariant.claim, example));
                 let about = match finding.about {
-                    About::Undescribed => ", about a resource without an entry in the entities",
-                    About::Decisions | About::Forbids => "",
+                    ProofSubject::Undescribed => ", about a resource without an entry in the entities",
+                    ProofSubject::Decisions | ProofSubject::Forbids => "",
                 };
                 let help = format!("the request{about}: {}", request(example));
-                (Outcome::Broken, Severity::Error, message, help)
+                (InvariantOutcome::Broken, Severity::Error, message, help)
             }
             (None, Some((finding, reason))) => {
                 let message = format!("invariant `{name}` is unknown: {}: {reason}", finding.kind);
                 let help =
                     "what is unknown is not safe: make the policies or the statement simpler, or give --prove-timeout more"
                         .to_owned();
-                (Outcome::Unknown, Severity::Error, message, help)
+                (InvariantOutcome::Unknown, Severity::Error, message, help)
             }
             (None, None) if checked.is_empty => {
                 let message = format!("invariant `{name}` says nothing: no request is in its scope");
                 (
-                    Outcome::Holds,
+                    InvariantOutcome::Holds,
                     Severity::Warning,
                     message,
                     "correct the scope, or remove it".to_owned(),
@@ -142,7 +146,7 @@ impl Proved {
             (None, None) => {
                 return Self {
                     name: name.clone(),
-                    outcome: Outcome::Holds,
+                    outcome: InvariantOutcome::Holds,
                     finding: None,
                 };
             }

@@ -1,4 +1,4 @@
-//! The calls of the page, answered from the desk with the functions of the commands.
+//! The calls of the page, answered from the context of calls with the functions of the commands.
 //!
 //! An answer that takes long is computed on its first call and kept with the snapshot.
 
@@ -6,18 +6,18 @@ use bytes::Bytes;
 use cedargate_policy::matrix::Matrix;
 use serde_json::{Value, json};
 
-use super::desk::{Desk, Snapshot};
+use super::call_context::{CallContext, Snapshot};
 use super::{cases, editor, explain, overview, question, sessions};
 use crate::cli::diff::sides::Side;
 use crate::cli::explain::from_log::files;
 use crate::cli::matrix::PortalMatrix;
 use crate::cli::tree::{TreeArgs, Workbench};
 use crate::cli::{diff, lint, test};
-use crate::workbench::{Call, Refused};
+use crate::workbench::{Call, CallRefusal};
 
-impl Desk {
+impl CallContext {
     /// Answers a call.
-    pub fn answer(&self, call: &Call) -> Result<Bytes, Refused> {
+    pub fn answer(&self, call: &Call) -> Result<Bytes, CallRefusal> {
         if call.name == "gate" && call.body.is_none() {
             return Ok(bytes(&overview::gate(self.gate.as_deref())));
         }
@@ -62,12 +62,12 @@ impl Desk {
             ("rename", Some(body)) => Ok(bytes(&editor::rename(self, workbench, body)?)),
             ("delete", Some(body)) => Ok(bytes(&editor::delete(self, workbench, body)?)),
             ("test", Some(body)) => Ok(bytes(&cases::make(workbench, body)?)),
-            _ => Err(Refused::unknown()),
+            _ => Err(CallRefusal::unknown()),
         }
     }
 
     /// The difference to a git revision; default: the last commit.
-    fn changes(&self, snapshot: &Snapshot, since: Option<&str>) -> Result<Bytes, Refused> {
+    fn changes(&self, snapshot: &Snapshot, since: Option<&str>) -> Result<Bytes, CallRefusal> {
         let compute = |since: &str| {
             let folders = snapshot
                 .workbench
@@ -86,7 +86,7 @@ impl Desk {
         }
     }
 
-    fn matrix(&self, snapshot: &Snapshot, portal: &str, tree: Option<&str>) -> Result<Bytes, Refused> {
+    fn matrix(&self, snapshot: &Snapshot, portal: &str, tree: Option<&str>) -> Result<Bytes, CallRefusal> {
         let answer = snapshot.kept(portal, tree.unwrap_or_default());
         let computed = answer.get_or_init(|| match tree {
             None => matrix(&snapshot.workbench, portal),

@@ -135,8 +135,8 @@ pub(super) fn one(workbench: &Workbench, portal: &str, number: &str) -> Result<V
     Ok(answer)
 }
 
-/// `{question, name, write}` → a decision test that expects what is decided now. Writes it only if `write` says so, and only if
-/// it passes.
+/// `{question, name, write}` → a decision test that expects what is decided now. Writes it only if `write` says so, and
+/// only if it passes.
 pub(super) fn make(workbench: &Workbench, body: &Value) -> Result<Value, String> {
     let question = WorkbenchQuestion::read(body.get("question").unwrap_or(&Value::Null))?;
     let name = body.get("name").and_then(Value::as_str).map(str::trim).unwrap_or_default();
@@ -187,7 +187,7 @@ struct NewCase<'a> {
 }
 
 /// A case with the file that it makes, and its own result.
-struct MadeCase {
+struct GeneratedCase {
     file: String,
     case: String,
     /// The whole file.
@@ -197,7 +197,7 @@ struct MadeCase {
 }
 
 impl NewCase<'_> {
-    fn made(&self, now: Option<&str>) -> Result<MadeCase, String> {
+    fn made(&self, now: Option<&str>) -> Result<GeneratedCase, String> {
         let file = format!("policies/{}/tests/{FILE}", self.portal.slug);
         let old = self.workbench.source(&file);
         let case = self.yaml(now);
@@ -216,7 +216,7 @@ impl NewCase<'_> {
         }
         let results = tests.run(0..tests.len(), &subject(&load)?, &Options::default());
         let own = results.into_iter().rfind(|result| result.file == file);
-        Ok(MadeCase {
+        Ok(GeneratedCase {
             result: own.ok_or("the case cannot be found in its file")?,
             file,
             case,
@@ -268,7 +268,7 @@ impl NewCase<'_> {
     }
 }
 
-impl MadeCase {
+impl GeneratedCase {
     fn passes(&self) -> bool {
         self.result.verdict == TestOutcome::Passed
     }

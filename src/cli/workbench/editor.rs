@@ -1,7 +1,8 @@
 //! The files of the tree: their texts, what an unsaved change would do, and saving, renaming and deleting.
 //!
-//! A change is checked, tested and compared as a tree of its own, in memory. `save`, `rename` and `delete` alone write: one file
-//! in the folders of the tree (`places`), and only if it is still as the page opened it. None of them replaces another file.
+//! A change is checked, tested and compared as a tree of its own, in memory. `save`, `rename` and `delete` alone write:
+//! one file in the folders of the tree (`places`), and only if it is still as the page opened it. None of them replaces
+//! another file.
 
 use std::path::Path;
 
@@ -10,13 +11,13 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::desk::Desk;
+use super::call_context::CallContext;
 use super::places;
 use crate::base::files::{create_file, move_file};
 use crate::cli::new_files::make_parent;
 use crate::cli::tree::{FileEdit, Workbench};
 use crate::cli::{diff, lint, test};
-use crate::workbench::Refused;
+use crate::workbench::CallRefusal;
 
 /// Rights of a new file.
 const NEW_MODE: u32 = 0o644;
@@ -50,32 +51,33 @@ pub(super) fn open(workbench: &Workbench, name: &str) -> Result<Value, String> {
 }
 
 /// A change → the findings of `lint` on the tree with it; among them are the errors of loading.
-pub(super) fn check(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, String> {
-    let edited = Draft::read(body)?.applied(desk, workbench)?;
+pub(super) fn check(context: &CallContext, workbench: &Workbench, body: &Value) -> Result<Value, String> {
+    let edited = Draft::read(body)?.applied(context, workbench)?;
     Ok(json!({ "findings": lint::findings(&edited) }))
 }
 
 /// A change → the decision tests by the tree with it, and its difference to the files.
-pub(super) fn compare(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, String> {
+pub(super) fn compare(context: &CallContext, workbench: &Workbench, body: &Value) -> Result<Value, String> {
     let draft = Draft::read(body)?;
-    let edited = draft.applied(desk, workbench)?;
-    let tests = failed(&test::covered(desk.tree.clone(), &edited)?);
-    let changes = diff::of_edit(Draft::unapplied(desk, workbench)?, edited, None)?;
+    let edited = draft.applied(context, workbench)?;
+    let tests = failed(&test::covered(context.tree.clone(), &edited)?);
+    let changes = diff::of_edit(Draft::unapplied(context, workbench)?, edited, None)?;
     Ok(json!({"tests": tests, "changes": changes}))
 }
 
 /// A change → the difference with a proof, or a request that it newly allows.
-pub(super) fn prove(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, String> {
+pub(super) fn prove(context: &CallContext, workbench: &Workbench, body: &Value) -> Result<Value, String> {
     let draft = Draft::read(body)?;
-    let edited = draft.applied(desk, workbench)?;
-    diff::of_edit(Draft::unapplied(desk, workbench)?, edited, Some(diff::PROVE_TIMEOUT))
+    let edited = draft.applied(context, workbench)?;
+    diff::of_edit(Draft::unapplied(context, workbench)?, edited, Some(diff::PROVE_TIMEOUT))
 }
 
-/// `{file, text, hash}` → writes the file, or makes it if there is no `hash`, and answers with the tests of the new tree.
-pub(super) fn save(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, Refused> {
+/// `{file, text, hash}` → writes the file, or makes it if there is no `hash`, and answers with the tests of the new
+/// tree.
+pub(super) fn save(context: &CallContext, workbench: &Workbench, body: &Value) -> Result<Value, CallRefusal> {
     let draft = Draft::read(body)?;
     let given = draft.text.as_ref().filter(|_| draft.to.is_none());
-    let text = given.ok_or_else(|| Refused::invalid("give the text to save"))?;
+    let text = given.ok_or_else(|| CallRefusal::invalid("give the text to save"))?;
     if draft.hash.is_none() && workbench.files().get(&draft.file).is_none() {
         let path = places::new(workbench, &draft.file)?;
         make_parent(&path)?;
@@ -85,34 +87,36 @@ pub(super) fn save(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<V
         places::known(workbench, &draft.file)?;
         workbench.rewrite(&draft.file, text)?;
     }
-    Ok(json!({"hash": hash(text), "tests": tests_now(desk)}))
+    Ok(json!({"hash": hash(text), "tests": tests_now(context)}))
 }
 
 /// `{file, hash, to}` → renames the file, and answers with the tests of the new tree.
-pub(super) fn rename(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, Refused> {
+pub(super) fn rename(context: &CallContext, workbench: &Workbench, body: &Value) -> Result<Value, CallRefusal> {
     let draft = Draft::read(body)?;
     let new_name = draft.to.as_ref().filter(|_| draft.text.is_none());
-    let to = new_name.ok_or_else(|| Refused::invalid("give the new name"))?;
+    let to = new_name.ok_or_else(|| CallRefusal::invalid("give the new name"))?;
     draft.check_hash(workbench)?;
     let old = places::known_file(workbench, &draft.file)?;
     let new = places::new(workbench, to)?;
     workbench.unchanged(&draft.file)?;
     make_parent(&new)?;
     move_file(&old, &new).map_err(|error| cannot("rename", &old, &error))?;
-    Ok(json!({"tests": tests_now(desk)}))
+    Ok(json!({"tests": tests_now(context)}))
 }
 
 /// `{file, hash}` → deletes the file, and answers with the tests of the new tree.
-pub(super) fn delete(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, Refused> {
+pub(super) fn delete(context: &CallContext, workbench: &Workbench, body: &Value) -> Result<Value, CallRefusal> {
     let draft = Draft::read(body)?;
     if draft.text.is_some() || draft.to.is_some() {
-        return Err(Refused::invalid("a file is deleted without a text and without another name"));
+        return Err(CallRefusal::invalid(
+            "a file is deleted without a text and without another name",
+        ));
     }
     draft.check_hash(workbench)?;
     let path = places::known_file(workbench, &draft.file)?;
     workbench.unchanged(&draft.file)?;
     std::fs::remove_file(&path).map_err(|error| cannot("delete", &path, &error))?;
-    Ok(json!({"tests": tests_now(desk)}))
+    Ok(json!({"tests": tests_now(context)}))
 }
 
 fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
@@ -120,11 +124,11 @@ fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
 }
 
 /// Reads the tree again, and runs its tests.
-fn tests_now(desk: &Desk) -> Value {
-    desk.read();
-    let tests = desk
+fn tests_now(context: &CallContext) -> Value {
+    context.read();
+    let tests = context
         .snapshot()
-        .and_then(|snapshot| Ok(test::covered(desk.tree.clone(), &snapshot.workbench)?));
+        .and_then(|snapshot| Ok(test::covered(context.tree.clone(), &snapshot.workbench)?));
     tests.map_or_else(|refused| json!({"error": refused.message}), |report| failed(&report))
 }
 
@@ -154,12 +158,12 @@ impl Draft {
     }
 
     /// Fails if the file is not the one that the page opened.
-    fn check_hash(&self, workbench: &Workbench) -> Result<(), Refused> {
+    fn check_hash(&self, workbench: &Workbench) -> Result<(), CallRefusal> {
         let known = workbench.text(&self.file).map_err(|problem| problem.to_string())?;
         if self.hash.as_deref() == Some(&hash(&known)) {
             return Ok(());
         }
-        Err(Refused {
+        Err(CallRefusal {
             status: StatusCode::CONFLICT,
             message: format!(
                 "`{}` changed on disk after the page opened it; nothing was written",
@@ -169,30 +173,30 @@ impl Draft {
     }
 
     /// The tree with the change.
-    fn applied(&self, desk: &Desk, workbench: &Workbench) -> Result<Workbench, String> {
+    fn applied(&self, context: &CallContext, workbench: &Workbench) -> Result<Workbench, String> {
         let name = self.file.as_str();
         let Some(text) = &self.text else {
             let moved = workbench.text(name).map_err(|problem| problem.to_string())?;
             let gone = FileEdit { name, text: None };
             let Some(to) = &self.to else {
-                return workbench.edited(&desk.config, &[gone]);
+                return workbench.edited(&context.config, &[gone]);
             };
             places::new(workbench, to)?;
             let there = FileEdit {
                 name: to,
                 text: Some(&moved),
             };
-            return workbench.edited(&desk.config, &[gone, there]);
+            return workbench.edited(&context.config, &[gone, there]);
         };
         if workbench.files().get(name).is_none() {
             places::new(workbench, name)?;
         }
-        workbench.edited(&desk.config, &[FileEdit { name, text: Some(text) }])
+        workbench.edited(&context.config, &[FileEdit { name, text: Some(text) }])
     }
 
     /// The tree as it was read.
-    fn unapplied(desk: &Desk, workbench: &Workbench) -> Result<Workbench, String> {
-        workbench.edited(&desk.config, &[])
+    fn unapplied(context: &CallContext, workbench: &Workbench) -> Result<Workbench, String> {
+        workbench.edited(&context.config, &[])
     }
 }
 

@@ -5,7 +5,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::desk::Desk;
+use super::call_context::CallContext;
 use super::question::{CallerFacts, WorkbenchQuestion};
 use crate::authn::inspect;
 use crate::base::clock::unix_seconds;
@@ -44,23 +44,23 @@ pub(super) fn token(workbench: &Workbench, body: &Value) -> Result<Value, String
 }
 
 /// `{id}` → a recorded decision with its reasons: by the gate that made it, if there is one, else from the log.
-pub(super) fn decision(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, String> {
+pub(super) fn decision(context: &CallContext, workbench: &Workbench, body: &Value) -> Result<Value, String> {
     let id = body.get("id").and_then(Value::as_str).map(str::trim);
     let id = id.filter(|id| !id.is_empty()).ok_or("give a decision id or a request id")?;
-    if let Some(socket) = desk.gate.as_deref() {
+    if let Some(socket) = context.gate.as_deref() {
         match from_gate(socket, id) {
             Ok(explanation) => return Ok(json!({"explanation": explanation, "source": "gate", "notes": []})),
-            Err(why) if desk.logs.is_empty() => return Err(why),
+            Err(why) if context.logs.is_empty() => return Err(why),
             Err(_) => {}
         }
     }
-    if let Some(line) = desk.log.record(id) {
+    if let Some(line) = context.log.record(id) {
         return record(&line, workbench);
     }
     let log = FromLog {
         id,
-        logs: &desk.logs,
-        tree: &desk.tree,
+        logs: &context.logs,
+        tree: &context.tree,
     };
     from_log(|see| log.explain_in(workbench, see))
 }
@@ -81,7 +81,8 @@ fn from_log(
     )
 }
 
-/// The report without most of the policies that are about another principal, action or resource; `left_out` counts them.
+/// The report without most of the policies that are about another principal, action or resource; `left_out` counts
+/// them.
 pub(super) fn shortened(mut report: Value) -> Value {
     let evaluations = report.get_mut("evaluations").and_then(Value::as_array_mut);
     for evaluation in evaluations.into_iter().flatten() {

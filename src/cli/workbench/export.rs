@@ -8,12 +8,12 @@ use std::path::Path;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::desk::Desk;
+use super::call_context::CallContext;
 use super::explain;
 use crate::base::files::replace_file;
 use crate::cli::logs;
 use crate::replay::WantedRecords;
-use crate::workbench::{Call, Datum, Refused, standalone};
+use crate::workbench::{Call, CallRefusal, Datum, standalone};
 
 /// Policies and cases of a portal whose texts and explanations are in the file; a page about more says so.
 const EXPLAINED_MAX: usize = 500;
@@ -32,14 +32,17 @@ const NEW_MODE: u32 = 0o644;
 
 /// The answers of a visit, as they are collected.
 struct Visit<'a> {
-    desk: &'a Desk,
+    context: &'a CallContext,
     data: Vec<Datum>,
 }
 
-/// Writes `index.html` into the folder; returns a text for the user. `compared`: a git revision or a folder; default: the last
-/// commit.
-pub(super) fn write(desk: &Desk, folder: &Path, compared: Option<&str>) -> Result<String, String> {
-    let mut visit = Visit { desk, data: Vec::new() };
+/// Writes `index.html` into the folder; returns a text for the user. `compared`: a git revision or a folder; default:
+/// the last commit.
+pub(super) fn write(context: &CallContext, folder: &Path, compared: Option<&str>) -> Result<String, String> {
+    let mut visit = Visit {
+        context,
+        data: Vec::new(),
+    };
     visit.all(compared).map_err(|refused| refused.message)?;
     let html = standalone("#/overview", &visit.data);
     let path = folder.join("index.html");
@@ -50,15 +53,15 @@ pub(super) fn write(desk: &Desk, folder: &Path, compared: Option<&str>) -> Resul
 }
 
 impl Visit<'_> {
-    fn add(&mut self, name: &str, parameters: &[(&str, &str)]) -> Result<Value, Refused> {
-        let json = self.desk.answer(&Call::reading(name, parameters))?;
+    fn add(&mut self, name: &str, parameters: &[(&str, &str)]) -> Result<Value, CallRefusal> {
+        let json = self.context.answer(&Call::reading(name, parameters))?;
         let answer = read(&json);
         self.data.push(Datum::new(name, parameters, json));
         Ok(answer)
     }
 
-    fn all(&mut self, compared: Option<&str>) -> Result<(), Refused> {
-        let mut tree = read(&self.desk.answer(&Call::reading("tree", &[]))?);
+    fn all(&mut self, compared: Option<&str>) -> Result<(), CallRefusal> {
+        let mut tree = read(&self.context.answer(&Call::reading("tree", &[]))?);
         for name in ["findings", "tests"] {
             self.add(name, &[])?;
         }
@@ -73,12 +76,12 @@ impl Visit<'_> {
         if is_folder {
             self.files()?;
         }
-        if !self.desk.logs.is_empty() {
+        if !self.context.logs.is_empty() {
             self.log(&tree)?;
         }
         let pages = list(&tree, "pages").iter().filter_map(Value::as_str);
         let pages: Vec<&str> = pages
-            .filter(|page| *page != "sessions" && (*page != "log" || !self.desk.logs.is_empty()))
+            .filter(|page| *page != "sessions" && (*page != "log" || !self.context.logs.is_empty()))
             .collect();
         let pages = json!(pages);
         if let Some(members) = tree.as_object_mut() {
@@ -89,7 +92,7 @@ impl Visit<'_> {
         Ok(())
     }
 
-    fn portal(&mut self, slug: &str) -> Result<(), Refused> {
+    fn portal(&mut self, slug: &str) -> Result<(), CallRefusal> {
         self.add("matrix", &[("portal", slug)])?;
         self.add("facts", &[("portal", slug)])?;
         let policies = self.add("policies", &[("portal", slug)])?;
@@ -106,9 +109,9 @@ impl Visit<'_> {
     }
 
     /// The comparison, and the other matrix of each portal that differs. Returns the name of the other tree.
-    fn changes(&mut self, compared: Option<&str>) -> Result<Option<String>, Refused> {
+    fn changes(&mut self, compared: Option<&str>) -> Result<Option<String>, CallRefusal> {
         let since: Vec<(&str, &str)> = compared.iter().map(|compared| ("since", *compared)).collect();
-        let json = self.desk.answer(&Call::reading("changes", &since))?;
+        let json = self.context.answer(&Call::reading("changes", &since))?;
         let report = read(&json);
         self.data.push(Datum::new("changes", &[], json));
         let old = text(&report, "old").map(str::to_owned);
@@ -122,7 +125,7 @@ impl Visit<'_> {
         Ok(old)
     }
 
-    fn files(&mut self) -> Result<(), Refused> {
+    fn files(&mut self) -> Result<(), CallRefusal> {
         let files = self.add("files", &[])?;
         let mut bytes = 0;
         for file in list(&files, "files") {
@@ -138,8 +141,8 @@ impl Visit<'_> {
     }
 
     /// The log as a whole and by portal, and the decisions behind the lines of the tables.
-    fn log(&mut self, tree: &Value) -> Result<(), Refused> {
-        self.desk.log.read_now(&self.desk.logs)?;
+    fn log(&mut self, tree: &Value) -> Result<(), CallRefusal> {
+        self.context.log.read_now(&self.context.logs)?;
         let portals = list(tree, "portals").iter().filter_map(|portal| text(portal, "portal"));
         let mut ids: Vec<String> = Vec::new();
         for portal in std::iter::once("").chain(portals.take(LOG_PORTALS_MAX)) {
@@ -153,8 +156,8 @@ impl Visit<'_> {
             }
         }
         let ids: BTreeSet<String> = ids.into_iter().take(RECORDS_EXPLAINED_MAX).collect();
-        let records = logs::read(&self.desk.logs, || WantedRecords::new(&ids))?.visitor.found;
-        let snapshot = self.desk.snapshot()?;
+        let records = logs::read(&self.context.logs, || WantedRecords::new(&ids))?.visitor.found;
+        let snapshot = self.context.snapshot()?;
         for (id, line) in records {
             // a record that this tree cannot ask again has no explanation
             if let Ok(explained) = explain::record(&line, &snapshot.workbench) {

@@ -1,7 +1,7 @@
 //! The decision log of the page: read once, in the background, and then counted for each view.
 //!
-//! The first call starts a thread that reads the logs into a `LogIndex`; until it ends, calls answer with its progress. The
-//! index stays until the page asks to read again. No call reads a policy.
+//! The first call starts a thread that reads the logs into a `LogIndex`; until it ends, calls answer with its progress.
+//! The index stays until the page asks to read again. No call reads a policy.
 
 mod view;
 
@@ -19,18 +19,18 @@ use self::view::View;
 use crate::app::STACK_BYTES;
 use crate::cli::logs::totals_json;
 use crate::replay::{LogIndex, LogReader, ReadProgress, Totals};
-use crate::workbench::{Call, Refused};
+use crate::workbench::{Call, CallRefusal};
 
 /// Threads that parse the log. Each has rows of its own until the end, so more of them take more memory.
 const WORKERS_MAX: usize = 4;
 
 /// The log that the page shows.
 #[derive(Default)]
-pub(super) struct LogShelf(Arc<Mutex<State>>);
+pub(super) struct SharedLog(Arc<Mutex<LogState>>);
 
 /// Written by the reading thread and by a call that starts one, read by each call.
 #[derive(Default)]
-enum State {
+enum LogState {
     #[default]
     Unread,
     Reading(Option<ReadProgress>),
@@ -53,11 +53,11 @@ struct Measured {
     bytes: u64,
 }
 
-impl LogShelf {
+impl SharedLog {
     /// Answers `log`, with the parameters of a view.
-    pub fn view(&self, call: &Call, files: Result<Vec<PathBuf>, String>) -> Result<Bytes, Refused> {
+    pub fn view(&self, call: &Call, files: Result<Vec<PathBuf>, String>) -> Result<Bytes, CallRefusal> {
         let read = match &*self.0.lock() {
-            State::Read(read) => Some(Arc::clone(read)),
+            LogState::Read(read) => Some(Arc::clone(read)),
             _ => None,
         };
         let Some(read) = read else {
@@ -75,49 +75,49 @@ impl LogShelf {
     /// Reads the logs now. Afterwards `view` answers at once.
     pub fn read_now(&self, files: &[PathBuf]) -> Result<(), String> {
         let read = ReadLog::new(files, |_| {})?;
-        *self.0.lock() = State::Read(Arc::new(read));
+        *self.0.lock() = LogState::Read(Arc::new(read));
         Ok(())
     }
 
-    /// The record of a decision id, as JSON, from its place in the log; `None`: the log was not read yet, its sample does not
-    /// hold the decision, or the file has changed.
+    /// The record of a decision id, as JSON, from its place in the log; `None`: the log was not read yet, its sample
+    /// does not hold the decision, or the file has changed.
     pub fn record(&self, id: &str) -> Option<Vec<u8>> {
         let read = match &*self.0.lock() {
-            State::Read(read) => Arc::clone(read),
+            LogState::Read(read) => Arc::clone(read),
             _ => return None,
         };
         read.index.place(Uuid::try_parse(id).ok()?)?.read(id)
     }
 
     /// Answers `log` with a body: forgets what was read, and reads again.
-    pub fn read_again(&self, files: Result<Vec<PathBuf>, String>) -> Result<Bytes, Refused> {
+    pub fn read_again(&self, files: Result<Vec<PathBuf>, String>) -> Result<Bytes, CallRefusal> {
         {
             let mut state = self.0.lock();
-            if !matches!(*state, State::Reading(_)) {
-                *state = State::Unread;
+            if !matches!(*state, LogState::Reading(_)) {
+                *state = LogState::Unread;
             }
         }
         self.progress(files).map(|progress| progress.to_string().into())
     }
 
     /// The progress; starts the reading if none has begun.
-    fn progress(&self, files: Result<Vec<PathBuf>, String>) -> Result<Value, Refused> {
+    fn progress(&self, files: Result<Vec<PathBuf>, String>) -> Result<Value, CallRefusal> {
         let mut state = self.0.lock();
-        if matches!(*state, State::Unread) {
-            *state = State::Reading(None);
+        if matches!(*state, LogState::Unread) {
+            *state = LogState::Reading(None);
             if let Err(message) = files.and_then(|files| self.start(files)) {
-                *state = State::Failed(message);
+                *state = LogState::Failed(message);
             }
         }
         match &*state {
-            State::Failed(message) => Ok(json!({"state": "failed", "message": message})),
-            State::Reading(Some(progress)) => Ok(json!({
+            LogState::Failed(message) => Ok(json!({"state": "failed", "message": message})),
+            LogState::Reading(Some(progress)) => Ok(json!({
                 "state": "reading",
                 "lines": progress.lines,
                 "bytes": progress.bytes,
                 "bytes_total": progress.bytes_total,
             })),
-            State::Unread | State::Reading(None) | State::Read(_) => Ok(json!({"state": "reading", "lines": 0})),
+            LogState::Unread | LogState::Reading(None) | LogState::Read(_) => Ok(json!({"state": "reading", "lines": 0})),
         }
     }
 
@@ -127,10 +127,10 @@ impl LogShelf {
             .name("workbench-log".to_owned())
             .stack_size(STACK_BYTES);
         let work = move || {
-            let read = ReadLog::new(&files, |progress| *state.lock() = State::Reading(Some(progress)));
+            let read = ReadLog::new(&files, |progress| *state.lock() = LogState::Reading(Some(progress)));
             *state.lock() = match read {
-                Ok(read) => State::Read(Arc::new(read)),
-                Err(message) => State::Failed(message),
+                Ok(read) => LogState::Read(Arc::new(read)),
+                Err(message) => LogState::Failed(message),
             };
         };
         let started = thread.spawn(work).map(drop);

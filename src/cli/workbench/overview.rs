@@ -6,7 +6,7 @@ use cedar_policy::Effect;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::desk::{Desk, Snapshot};
+use super::call_context::{CallContext, Snapshot};
 use crate::cli::client;
 use crate::cli::control::ControlSocket;
 use crate::cli::diff::changes::formatted;
@@ -15,7 +15,7 @@ use crate::cli::report::{Finding, Severity};
 use crate::cli::tree::{PortalLoad, Workbench};
 
 /// The portals of the tree, and what else the page can show.
-pub(super) fn tree(desk: &Desk, snapshot: &Snapshot) -> Value {
+pub(super) fn tree(context: &CallContext, snapshot: &Snapshot) -> Value {
     let workbench = &snapshot.workbench;
     let loads = workbench.load_untested();
     let portals: Vec<Value> = loads.iter().map(portal).collect();
@@ -26,11 +26,11 @@ pub(super) fn tree(desk: &Desk, snapshot: &Snapshot) -> Value {
             .unwrap_or_else(|_gone| folders.policies.clone());
         policies.display().to_string()
     });
-    let has_log = files(&desk.logs, workbench).is_ok();
+    let has_log = files(&context.logs, workbench).is_ok();
     let mut pages = vec!["overview", "matrix", "explain", "tests", "changes"];
     pages.extend(workbench.folders().is_some().then_some("editor"));
     pages.extend(has_log.then_some("log"));
-    pages.extend(desk.gate.is_some().then_some("sessions"));
+    pages.extend(context.gate.is_some().then_some("sessions"));
     let configuration: Vec<Finding> = workbench.config.warnings().into_iter().map(Finding::configuration).collect();
     json!({
         "name": place.as_deref().unwrap_or("a bundle"),
@@ -39,7 +39,7 @@ pub(super) fn tree(desk: &Desk, snapshot: &Snapshot) -> Value {
         "configured": workbench.loaded.is_some(),
         "warnings": configuration,
         "has_log": has_log,
-        "has_gate": desk.gate.is_some(),
+        "has_gate": context.gate.is_some(),
         "is_folder": workbench.folders().is_some(),
         "pages": pages,
         "portals": portals,

@@ -1,7 +1,7 @@
 //! A request as the page shows and edits it, and its way to the decision and back.
 //!
-//! The page speaks of subject, tenant and roles; the issuer's mapping says in which claims they are. Context fields and the time
-//! count as in a decision test, so that a question can become one.
+//! The page speaks of subject, tenant and roles; the issuer's mapping says in which claims they are. Context fields and
+//! the time count as in a decision test, so that a question can become one.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::overview::problems;
 use crate::base::clock::{parse_rfc3339, unix_millis};
-use crate::cli::offline::{Credential, OfflineCaller, RequestLine, answered};
+use crate::cli::offline::{ClaimedCredential, OfflineCaller, RequestLine, answered};
 use crate::cli::tree::Workbench;
 
 /// A request, with everything that a decision depends on.
@@ -25,7 +25,7 @@ pub(super) struct WorkbenchQuestion {
     pub portal: String,
     /// `None`: no credential.
     pub caller: Option<CallerFacts>,
-    pub http: Option<HttpFacts>,
+    pub http: Option<RequestFacts>,
     pub named: Option<NamedFacts>,
     pub context: Option<Map<String, Value>>,
     /// RFC 3339; `None`: now.
@@ -48,7 +48,7 @@ pub(super) struct CallerFacts {
 /// A request to the app.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct HttpFacts {
+pub(super) struct RequestFacts {
     pub method: String,
     /// Path and query.
     pub url: String,
@@ -79,8 +79,8 @@ impl WorkbenchQuestion {
     pub fn ask<T>(&self, workbench: &Workbench, answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T) -> Result<T, String> {
         let portal = workbench.named(&self.portal)?;
         let credential = match &self.caller {
-            None => Credential::None,
-            Some(caller) => Credential::Claims(caller.as_claims(portal)),
+            None => ClaimedCredential::None,
+            Some(caller) => ClaimedCredential::Claims(caller.as_claims(portal)),
         };
         let now = self.now_millis()?;
         match (&self.http, &self.named) {
@@ -134,7 +134,7 @@ impl WorkbenchQuestion {
     pub fn of(query: &Query<'_>, caller: Caller<'_>) -> Self {
         let (http, named, context) = match &query.asked {
             QueryForm::Http(http) => {
-                let facts = HttpFacts {
+                let facts = RequestFacts {
                     method: http.method.to_owned(),
                     url: match http.query {
                         Some(query) => format!("{}?{query}", http.path.as_str()),

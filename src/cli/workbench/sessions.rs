@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::cli::client::{self, ClientResponse};
 use crate::cli::control::ControlSocket;
 use crate::cli::sessions::target;
-use crate::workbench::{Call, Refused};
+use crate::workbench::{Call, CallRefusal};
 
 /// Filters of a listing.
 const FILTERS: [&str; 5] = ["subject", "issuer", "tenant", "portal", "limit"];
@@ -19,17 +19,18 @@ const FILTERS: [&str; 5] = ["subject", "issuer", "tenant", "portal", "limit"];
 const TARGETS: [&str; 5] = ["session", "subject", "issuer", "tenant", "portal"];
 
 /// The sessions that the filters of the call leave.
-pub(super) fn list(gate: Option<&Path>, call: &Call) -> Result<Bytes, Refused> {
+pub(super) fn list(gate: Option<&Path>, call: &Call) -> Result<Bytes, CallRefusal> {
     let given = |name: &'static str| (name, call.parameter(name).filter(|value| !value.is_empty()));
     let path = target("/sessions", &FILTERS.map(given));
     answer(gate, async |socket| socket.get_sessions(&path).await)
 }
 
-/// `{session}`, `{subject, issuer}`, `{tenant}` or `{portal}` → the gate's answer; the gate refuses every other combination.
-pub(super) fn revoke(gate: Option<&Path>, body: &Value) -> Result<Bytes, Refused> {
-    let fields = body.as_object().ok_or_else(|| Refused::invalid("name what to revoke"))?;
+/// `{session}`, `{subject, issuer}`, `{tenant}` or `{portal}` → the gate's answer; the gate refuses every other
+/// combination.
+pub(super) fn revoke(gate: Option<&Path>, body: &Value) -> Result<Bytes, CallRefusal> {
+    let fields = body.as_object().ok_or_else(|| CallRefusal::invalid("name what to revoke"))?;
     if let Some(unknown) = fields.keys().find(|name| !TARGETS.contains(&name.as_str())) {
-        return Err(Refused::invalid(format!("`{unknown}` names nothing that can be revoked")));
+        return Err(CallRefusal::invalid(format!("`{unknown}` names nothing that can be revoked")));
     }
     let given = |name: &'static str| (name, fields.get(name).and_then(Value::as_str));
     let path = target("/sessions/revoke", &TARGETS.map(given));
@@ -40,9 +41,9 @@ pub(super) fn revoke(gate: Option<&Path>, body: &Value) -> Result<Bytes, Refused
 fn answer(
     gate: Option<&Path>,
     ask: impl AsyncFnOnce(&ControlSocket) -> Result<ClientResponse, client::ClientError>,
-) -> Result<Bytes, Refused> {
-    let socket = gate.ok_or_else(|| Refused::invalid("start the workbench with `--gate SOCKET`"))?;
-    let unreachable = |error: &dyn std::fmt::Display| Refused {
+) -> Result<Bytes, CallRefusal> {
+    let socket = gate.ok_or_else(|| CallRefusal::invalid("start the workbench with `--gate SOCKET`"))?;
+    let unreachable = |error: &dyn std::fmt::Display| CallRefusal {
         status: StatusCode::BAD_GATEWAY,
         message: format!("{}: {error}; does the gate run, with `listen.control`?", socket.display()),
     };
@@ -54,7 +55,7 @@ fn answer(
     }
     let body = response.json();
     let message = body.as_ref().and_then(|body| body.get("error")?.as_str());
-    Err(Refused {
+    Err(CallRefusal {
         status: response.status,
         message: message.unwrap_or(&response.body).to_owned(),
     })

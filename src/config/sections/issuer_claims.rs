@@ -1,5 +1,5 @@
-//! The identities that an issuer's credentials give: claims, principal type, and the bounds of subjects, tenants and roles. The
-//! same keys for `issuers` and `client_certificates`.
+//! The identities that an issuer's credentials give: claims, principal type, and the bounds of subjects, tenants and
+//! roles. The same keys for `issuers` and `client_certificates`.
 
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ pub struct RawRoleMapping {
     pub claim: Option<String>,
     /// `values`: the strings of the claim. `keys`: the names of its members.
     #[serde(default)]
-    pub take: Take,
+    pub take: RolePart,
     /// Text between the roles of one string, such as `,` or a space. Absent: each string is one role.
     #[serde(default)]
     pub split: Option<String>,
@@ -77,7 +77,7 @@ pub struct RawRoleMapping {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
-pub enum Take {
+pub enum RolePart {
     #[default]
     Values,
     Keys,
@@ -165,10 +165,10 @@ impl Checker<'_> {
             self.error(&split, "is empty; write the text between two roles, or remove the key");
         }
         let form = match (mapping.take, &mapping.split) {
-            (Take::Values, None) => RoleForm::Values,
-            (Take::Values, Some(separator)) => RoleForm::Split(separator.clone()),
-            (Take::Keys, None) => RoleForm::Keys,
-            (Take::Keys, Some(_)) => {
+            (RolePart::Values, None) => RoleForm::Values,
+            (RolePart::Values, Some(separator)) => RoleForm::Split(separator.clone()),
+            (RolePart::Keys, None) => RoleForm::Keys,
+            (RolePart::Keys, Some(_)) => {
                 self.error(
                     &split,
                     "has no meaning with `take: keys`: each key is one role; remove one of the two",

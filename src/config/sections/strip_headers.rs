@@ -1,23 +1,23 @@
-//! The request headers that the app never gets from a client: the default of `upstream.strip_headers`, and the names that
-//! are removed under every configuration.
+//! The request headers that the app never gets from a client: the default of `upstream.strip_headers`, and the names
+//! that are removed under every configuration.
 //!
 //! Apps, frameworks and servers believe some request headers without a proof: who the user is, from where the request
-//! came, which URL was meant. A proxy in front of them is expected to set or remove such headers. The lists name those that
-//! common software reads or writes, in groups that say why. `<start>-*` stands for every name that begins so.
+//! came, which URL was meant. A proxy in front of them is expected to set or remove such headers. The lists name those
+//! that common software reads or writes, in groups that say why. `<start>-*` stands for every name that begins so.
 
 /// The item of `strip_headers` that stands for the lists of `DEFAULT`.
 pub const DEFAULT_ITEM: &str = "default";
 
 /// Headers of one kind.
 #[derive(Clone, Copy, Debug)]
-pub struct Group {
+pub struct HeaderGroup {
     /// What software does with them.
     pub why: &'static str,
     pub names: &'static [&'static str],
 }
 
 /// Removed under every configuration: the gate sets these itself, or no header may have such a name.
-pub const ALWAYS: Group = Group {
+pub const ALWAYS: HeaderGroup = HeaderGroup {
     why: "the gate's own",
     names: &["x-cedargate-*", "x-forwarded-*", "forwarded"],
 };
@@ -42,8 +42,8 @@ pub fn replace_the_request() -> impl Iterator<Item = &'static str> {
 }
 
 /// The default of `upstream.strip_headers`.
-pub const DEFAULT: &[Group] = &[
-    Group {
+pub const DEFAULT: &[HeaderGroup] = &[
+    HeaderGroup {
         why: "replace the method, path or host that was decided on",
         names: &[
             "base-url",
@@ -80,7 +80,7 @@ pub const DEFAULT: &[Group] = &[
             "x-waws-unencoded-url",
         ],
     },
-    Group {
+    HeaderGroup {
         why: "switch a server's own checks or files: httpoxy, Rack's X-Sendfile, Next.js's middleware",
         names: &[
             "proxy",
@@ -90,7 +90,7 @@ pub const DEFAULT: &[Group] = &[
             "x-sendfile-type",
         ],
     },
-    Group {
+    HeaderGroup {
         why: "say from which address the client comes",
         names: &[
             "ali-cdn-real-ip",
@@ -141,7 +141,7 @@ pub const DEFAULT: &[Group] = &[
             "z-forwarded-for",
         ],
     },
-    Group {
+    HeaderGroup {
         why: "say that the client used TLS, or which host it asked for",
         names: &[
             "cf-visitor",
@@ -158,7 +158,7 @@ pub const DEFAULT: &[Group] = &[
             "x-url-scheme",
         ],
     },
-    Group {
+    HeaderGroup {
         why: "carry a client certificate that a proxy has checked",
         names: &[
             "client-cert",
@@ -182,7 +182,7 @@ pub const DEFAULT: &[Group] = &[
             "x-tls-client-*",
         ],
     },
-    Group {
+    HeaderGroup {
         why: "name the user, tenant or service: reverse proxies and gateways that authenticate",
         names: &[
             "auth-type",
@@ -257,7 +257,7 @@ pub const DEFAULT: &[Group] = &[
             "x-webauth-*",
         ],
     },
-    Group {
+    HeaderGroup {
         why: "name the user: single sign-on of web servers, and impersonation",
         names: &[
             "affiliation",

@@ -20,11 +20,7 @@ fn secrets_come_in_place_or_by_file_and_never_print() {
     let inline = with("listen: { decision: { auth: { tokens: [inline-secret-0123456789] } } }");
     let inline = from_env(&inline, &[]).unwrap_or_else(|errors| panic!("{errors}"));
     for loaded in [loaded, inline] {
-        let shown = format!(
-            "{loaded:?}{}{}",
-            print(&loaded, PrintFormat::Human),
-            print(&loaded, PrintFormat::Json)
-        );
+        let shown = format!("{loaded:?}{}{}", effective_lines(&loaded), effective_json(&loaded));
         assert!(!shown.contains("secret-0123456789"), "{shown}");
         assert!(shown.contains("[redacted]"), "{shown}");
     }

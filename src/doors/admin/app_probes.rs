@@ -32,11 +32,11 @@ pub struct AppProbes([Option<Arc<SharedProbe>>; 3]);
 /// One probe, and the call that is under way or ended last.
 struct SharedProbe {
     probe: Probe,
-    call: Mutex<Option<watch::Receiver<Option<Outcome>>>>,
+    call: Mutex<Option<watch::Receiver<Option<ProbeOutcome>>>>,
 }
 
 #[derive(Clone, Debug)]
-struct Outcome {
+struct ProbeOutcome {
     status: StatusCode,
     text: String,
     at: Instant,
@@ -78,15 +78,15 @@ impl AppProbes {
 
 impl SharedProbe {
     /// The outcome of the call under way, of one that ended just now, or of a new one.
-    async fn ask(this: &Arc<Self>) -> Outcome {
+    async fn ask(this: &Arc<Self>) -> ProbeOutcome {
         let mut call = Self::current_call(this);
         let ended = call.wait_for(Option::is_some).await;
         let outcome = ended.ok().and_then(|outcome| outcome.clone());
         // the call's task always sends its outcome, unless it panicked or the gate ends
-        outcome.unwrap_or_else(|| Outcome::unhealthy("the probe was cut off"))
+        outcome.unwrap_or_else(|| ProbeOutcome::unhealthy("the probe was cut off"))
     }
 
-    fn current_call(this: &Arc<Self>) -> watch::Receiver<Option<Outcome>> {
+    fn current_call(this: &Arc<Self>) -> watch::Receiver<Option<ProbeOutcome>> {
         let mut current = this.call.lock();
         if let Some(call) = current.as_ref().filter(|call| is_usable(call)) {
             return call.clone();
@@ -97,8 +97,8 @@ impl SharedProbe {
         // a task of its own: a caller that goes away does not end the call for the others
         tokio::task::spawn_local(async move {
             let outcome = match probe.probe.send().await {
-                Ok(healthy) => Outcome::healthy(healthy),
-                Err(unhealthy) => Outcome::unhealthy(unhealthy),
+                Ok(healthy) => ProbeOutcome::healthy(healthy),
+                Err(unhealthy) => ProbeOutcome::unhealthy(unhealthy),
             };
             drop(sender.send(Some(outcome)));
         });
@@ -107,14 +107,14 @@ impl SharedProbe {
 }
 
 /// True if the call is under way or ended less than `REUSE` ago.
-fn is_usable(call: &watch::Receiver<Option<Outcome>>) -> bool {
+fn is_usable(call: &watch::Receiver<Option<ProbeOutcome>>) -> bool {
     match call.borrow().as_ref() {
         Some(outcome) => outcome.at.elapsed() < REUSE,
         None => call.has_changed().is_ok(),
     }
 }
 
-impl Outcome {
+impl ProbeOutcome {
     fn healthy(how: impl Display) -> Self {
         Self::new(StatusCode::OK, how)
     }

@@ -19,7 +19,7 @@ use crate::doors::authorize::Envelope;
 use crate::gate::Gate;
 use crate::portals::Portal;
 use crate::searches::SearchJob;
-use crate::traces::Step;
+use crate::traces::SpanStep;
 
 /// Most results of a page.
 pub(super) const LIMIT_MAX: usize = 1000;
@@ -27,7 +27,7 @@ pub(super) const LIMIT_MAX: usize = 1000;
 pub(super) const LIMIT_DEFAULT: usize = 100;
 
 /// The wanted page.
-struct Page {
+struct WantedPage {
     limit: usize,
     /// The candidate after which it begins.
     after: Option<String>,
@@ -46,7 +46,7 @@ pub(super) async fn search(
     let unreadable = |refusal| record_unreadable(gate, envelope, refusal, decision_id);
     let translation = Translation::of(portal);
     let question = read(&translation, searched, body).map_err(unreadable)?;
-    let page = Page::read(searched, body).map_err(unreadable)?;
+    let page = WantedPage::read(searched, body).map_err(unreadable)?;
     let slot = gate.audit.admit()?;
     let mut record = envelope.record(decision_id);
     record.portal = Some(Arc::clone(&portal.name));
@@ -64,7 +64,7 @@ pub(super) async fn search(
                     results: page.limit,
                 },
             };
-            envelope.begin_step(Step::Search);
+            envelope.begin_step(SpanStep::Search);
             let found = gate.searches.page(job).await;
             if found.is_ok() {
                 envelope.end_step();
@@ -113,7 +113,7 @@ fn read(translation: &Translation<'_>, searched: Searched, body: &Map<String, Va
     })
 }
 
-impl Page {
+impl WantedPage {
     fn read(searched: Searched, body: &Map<String, Value>) -> Result<Self, Refusal> {
         let digest = digest(searched, body);
         let (limit, token) = match body.get("page") {

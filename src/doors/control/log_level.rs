@@ -27,13 +27,13 @@ pub(super) fn show() -> JsonAnswer {
 }
 
 /// The parameters of a change.
-struct Wanted {
+struct LevelChange {
     /// `None`: the level of the start.
     filter: Option<String>,
     time: Duration,
 }
 
-impl Wanted {
+impl LevelChange {
     fn parse(query: &str) -> Result<Self, &'static str> {
         let mut wanted = Self {
             filter: None,
@@ -57,7 +57,7 @@ impl Control {
     /// `filter=debug&for=10m` changes the level; without `filter` the level of the start is back.
     pub(super) fn set_log_level(&self, query: &str) -> JsonAnswer {
         let Some(level) = log_level() else { return show() };
-        let Wanted { filter, time } = match Wanted::parse(query) {
+        let LevelChange { filter, time } = match LevelChange::parse(query) {
             Ok(wanted) => wanted,
             Err(why) => return error(StatusCode::BAD_REQUEST, why),
         };

@@ -1,9 +1,11 @@
 //! `auth` of oauth2-proxy: the question of a proxy that was configured for it, asked at the proxy listener.
 //!
-//! The answer is 202, 401 or 403 without a body. A permit carries the names that such proxies copy (`X-Auth-Request-*`).
+//! The answer is 202, 401 or 403 without a body. A permit carries the names that such proxies copy
+//! (`X-Auth-Request-*`).
 //!
-//! SECURITY: a proxy may pass clients on to this path, too. So no answer holds a token or an assertion, and a client learns what
-//! `auth/session` tells it. The proxy replaces few headers of the client, so a question with an identity header is refused.
+//! SECURITY: a proxy may pass clients on to this path, too. So no answer holds a token or an assertion, and a client
+//! learns what `auth/session` tells it. The proxy replaces few headers of the client, so a question with an identity
+//! header is refused.
 
 use cedargate_policy::denial::{Denial, Refusal};
 use http::request::Parts;
@@ -11,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use url::form_urlencoded;
 
 use crate::config::{Config, IdentityPages, StatedIn};
-use crate::gate::{Forwardable, OnlyFor};
+use crate::gate::{AllowedCallers, Forwardable};
 use crate::http::request::StatedRequest;
 use crate::http::upstream::Body;
 
@@ -59,9 +61,9 @@ pub(super) fn stated(stated_in: StatedIn, config: &Config, head: &mut Parts) -> 
 }
 
 /// The lists in the query of the question.
-pub(super) fn only_for(head: &Parts) -> Result<Option<OnlyFor>, Refusal> {
+pub(super) fn only_for(head: &Parts) -> Result<Option<AllowedCallers>, Refusal> {
     let query = head.uri.query().unwrap_or_default();
-    let mut only = OnlyFor::default();
+    let mut only = AllowedCallers::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let list = match &*name {
             "allowed_groups" => &mut only.groups,

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use cedargate_policy::denial::{Denial, Refusal};
-use http::header::{ACCEPT, SET_COOKIE};
+use http::header::SET_COOKIE;
 use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -24,7 +24,7 @@ use crate::session::{Session, StoreError};
 
 /// The end of a logout for the browser.
 #[derive(Default)]
-pub(super) struct Ending {
+pub(super) struct LogoutEnd {
     pub return_to: Option<ReturnPath>,
     /// True if the form of a page of the gate asked for it.
     pub is_from_page: bool,
@@ -35,16 +35,16 @@ pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, bod
     let parameters = Parameters::from_form_or_query(&door.config.limits, request.head, body).await?;
     let return_to = door.return_path(&parameters)?;
     let is_from_page = parameters.optional("from")?.is_some_and(|from| from == "page");
-    end_session(door, request, Ending { return_to, is_from_page }).await
+    end_session(door, request, LogoutEnd { return_to, is_from_page }).await
 }
 
 /// Ends the session of a request whose origin is evident.
 pub(super) async fn end_session(
     door: &LoginDoor,
     request: &EndpointRequest<'_>,
-    ending: Ending,
+    ending: LogoutEnd,
 ) -> Result<Response<Body>, Refusal> {
-    let Ending { return_to, is_from_page } = ending;
+    let LogoutEnd { return_to, is_from_page } = ending;
     let caller = logout_caller(&request.head.headers);
     let session = current_session(door, request).await.map_err(|error| unavailable(&error))?;
     let mut provider_location = None;
@@ -110,14 +110,7 @@ fn unavailable(error: &StoreError) -> Refusal {
 
 /// A form or link shows the response to the user and gets redirects and pages; a script gets JSON.
 pub(super) fn logout_caller(headers: &HeaderMap) -> LogoutCaller {
-    let navigates = match headers.get("sec-fetch-mode") {
-        Some(mode) => mode == "navigate",
-        None => headers
-            .get(ACCEPT)
-            .and_then(|accept| accept.to_str().ok())
-            .is_some_and(|accept| accept.contains("text/html")),
-    };
-    if navigates {
+    if answer::is_shown_by_browser(headers) {
         LogoutCaller::Browser
     } else {
         LogoutCaller::Script

@@ -1,8 +1,9 @@
 //! `start`, `sign_in`, `sign_out` and `userinfo` of oauth2-proxy, for pages and proxies that link to them
 //! (`identity.oauth2_proxy`).
 //!
-//! Each is a translation: `start` and `sign_in` lead to `auth/login` of the portal of `rd`, `sign_out` is `auth/logout`, and
-//! `userinfo` is `auth/session` under other names. `auth` is a door of proxies (`doors::forward_auth`).
+//! Each is a translation: `start` and `sign_in` lead to `auth/login` of the portal of `rd`, `sign_out` is
+//! `auth/logout`, and `userinfo` is `auth/session` under other names. `auth` is a door of proxies
+//! (`doors::forward_auth`).
 //!
 //! SECURITY: `rd` may be a full URL here, and so may `X-Auth-Request-Redirect`, in which a proxy in front says it. Both choose a
 //! portal, and the browser returns to a path of that portal's own origin.
@@ -119,9 +120,9 @@ pub(super) async fn sign_out(door: &LoginDoor, request: &EndpointRequest<'_>, bo
             logout::end_session(
                 door,
                 request,
-                logout::Ending {
+                logout::LogoutEnd {
                     return_to,
-                    ..logout::Ending::default()
+                    ..logout::LogoutEnd::default()
                 },
             )
             .await

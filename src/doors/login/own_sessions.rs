@@ -24,7 +24,7 @@ use crate::login::LogoutCaller;
 use crate::session::{Handle, Revocation, Revoked, Session, SessionSummary, StoreError};
 
 /// The sessions that a request ends.
-enum Ending {
+enum SessionsToEnd {
     One(Handle),
     All,
 }
@@ -68,9 +68,9 @@ pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
 pub(super) async fn end(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     door.check_same_origin(request)?;
     let session = required_session(door, request).await?;
-    let ending = Ending::parse(&Parameters::from_form_or_json(&door.config.limits, request.head, body).await?)?;
+    let ending = SessionsToEnd::parse(&Parameters::from_form_or_json(&door.config.limits, request.head, body).await?)?;
     let revocation = match ending {
-        Ending::One(handle) => {
+        SessionsToEnd::One(handle) => {
             let is_own = door
                 .sessions
                 .is_session_of(handle, &session.data.issuer, &session.data.subject)
@@ -83,14 +83,14 @@ pub(super) async fn end(door: &LoginDoor, request: &EndpointRequest<'_>, body: I
             }
             Revocation::Session(handle)
         }
-        Ending::All => Revocation::Subject {
+        SessionsToEnd::All => Revocation::Subject {
             issuer: session.data.issuer.clone(),
             subject: session.data.subject.clone(),
         },
     };
     let ends_current = match ending {
-        Ending::One(handle) => handle == session.handle,
-        Ending::All => true,
+        SessionsToEnd::One(handle) => handle == session.handle,
+        SessionsToEnd::All => true,
     };
     let ended = door.sessions.revoke(revocation).await;
     record(door, request, &session, &ending, &ended);
@@ -119,7 +119,7 @@ pub(super) async fn end(door: &LoginDoor, request: &EndpointRequest<'_>, body: I
     Ok(response)
 }
 
-impl Ending {
+impl SessionsToEnd {
     fn parse(parameters: &Parameters) -> Result<Self, Refusal> {
         let invalid = || {
             Refusal::new(
@@ -147,13 +147,13 @@ fn record(
     door: &LoginDoor,
     request: &EndpointRequest<'_>,
     session: &Session,
-    ending: &Ending,
+    ending: &SessionsToEnd,
     ended: &Result<Revoked, StoreError>,
 ) {
     let mut about = session_subject(door, request, session);
     about.session = match ending {
-        Ending::One(handle) => Some(handle.to_hex()),
-        Ending::All => None,
+        SessionsToEnd::One(handle) => Some(handle.to_hex()),
+        SessionsToEnd::All => None,
     };
     record_logout(door, about, ended);
 }

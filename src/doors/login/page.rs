@@ -102,13 +102,13 @@ pub(super) enum LogoutReach {
 }
 
 /// The text of a failure for the user.
-struct Explanation {
+struct FailureText {
     heading: &'static str,
     /// The cause, and the user's next step.
     text: &'static str,
 }
 
-const fn explain(code: LoginCode) -> Explanation {
+const fn explain(code: LoginCode) -> FailureText {
     let (heading, text) = match code {
         LoginCode::LoginExpired => (
             "The login took too long",
@@ -151,7 +151,7 @@ const fn explain(code: LoginCode) -> Explanation {
             "There were too many attempts to log in. Wait a minute, then try again.",
         ),
     };
-    Explanation { heading, text }
+    FailureText { heading, text }
 }
 
 /// A time as `2026-01-31 23:59 UTC`.

@@ -32,13 +32,13 @@ use crate::portals::Portal;
 
 /// The form of the answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Format {
+enum SnapshotForm {
     Snapshot,
     /// The raw rules of CASL: a list of what is allowed.
     Casl,
 }
 
-/// The answer of `Format::Snapshot`.
+/// The answer of `SnapshotForm::Snapshot`.
 #[derive(Serialize)]
 struct SnapshotAnswer<'a> {
     portal: &'a str,
@@ -58,7 +58,7 @@ pub(super) struct KnownCaller<'a> {
     pub caller: PortalCaller,
 }
 
-impl Format {
+impl SnapshotForm {
     fn read(parameters: &Parameters) -> Result<Self, Refusal> {
         match parameters.optional("format")?.as_deref() {
             None => Ok(Self::Snapshot),
@@ -87,7 +87,7 @@ impl<'a> KnownCaller<'a> {
             None => implied_portal(request, &credential)?,
         };
         let identity = credential.identity(door, request, portal).await?;
-        let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
+        let active = portal.active_revision()?;
         let principal = active.revision.principal(&portal.scope, &identity)?;
         Ok(Self {
             credential,
@@ -109,7 +109,7 @@ impl<'a> KnownCaller<'a> {
 
 pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
     let parameters = Parameters::from_query(request.head);
-    let format = Format::read(&parameters)?;
+    let format = SnapshotForm::read(&parameters)?;
     let known = KnownCaller::of(door, request, parameters.optional("portal")?.as_deref()).await?;
     let caller = &known.caller;
     let subject = principal_id(&caller.portal, &caller.identity)?;
@@ -125,8 +125,8 @@ pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
     known.check_again(door)?;
     let permissions = &snapshot.permissions;
     let response = match format {
-        Format::Casl => answer::json(StatusCode::OK, &casl(permissions)),
-        Format::Snapshot => answer::json(
+        SnapshotForm::Casl => answer::json(StatusCode::OK, &casl(permissions)),
+        SnapshotForm::Snapshot => answer::json(
             StatusCode::OK,
             &SnapshotAnswer {
                 portal: &caller.portal.name,

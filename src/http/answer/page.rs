@@ -1,7 +1,7 @@
 //! The page of a refusal, for a person in a browser: what happened, what to do, and the ways on.
 //!
 //! The texts are fixed and follow from status and code. A page names the user and links to login, logout and chooser as
-//! far as the gate knows them (`WaysOn`), so that no page is a dead end.
+//! far as the gate knows them (`PageLinks`), so that no page is a dead end.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -12,7 +12,7 @@ use crate::http::upstream::Body;
 
 /// Where a person can go from a page. Addresses are paths of this origin.
 #[derive(Clone, Debug, Default)]
-pub struct WaysOn {
+pub struct PageLinks {
     /// Title of the portal.
     pub portal: Option<String>,
     /// The login of the portal, if a login may help.
@@ -24,7 +24,7 @@ pub struct WaysOn {
 }
 
 /// What happened, for a person.
-struct Explanation {
+struct FailureText {
     heading: &'static str,
     text: &'static str,
     /// True if the same request may succeed later.
@@ -32,8 +32,8 @@ struct Explanation {
 }
 
 pub(super) fn page(text: &PublicText<'_>, answer: &AnswerContext) -> Response<Body> {
-    let none = WaysOn::default();
-    let ways = answer.ways_on.as_deref().unwrap_or(&none);
+    let none = PageLinks::default();
+    let ways = answer.page_links.as_deref().unwrap_or(&none);
     let explanation = explain(text, ways);
     let mut content = Html::new().paragraph(explanation.text);
     if let Some(advice) = text.advice {
@@ -82,13 +82,13 @@ pub(super) fn page(text: &PublicText<'_>, answer: &AnswerContext) -> Response<Bo
     response
 }
 
-fn explain(text: &PublicText<'_>, ways: &WaysOn) -> Explanation {
-    let lasting = |heading, text| Explanation {
+fn explain(text: &PublicText<'_>, ways: &PageLinks) -> FailureText {
+    let lasting = |heading, text| FailureText {
         heading,
         text,
         is_temporary: false,
     };
-    let temporary = |heading, text| Explanation {
+    let temporary = |heading, text| FailureText {
         heading,
         text,
         is_temporary: true,
@@ -127,7 +127,7 @@ fn explain(text: &PublicText<'_>, ways: &WaysOn) -> Explanation {
     }
 }
 
-fn unauthorized(ways: &WaysOn, lasting: impl Fn(&'static str, &'static str) -> Explanation) -> Explanation {
+fn unauthorized(ways: &PageLinks, lasting: impl Fn(&'static str, &'static str) -> FailureText) -> FailureText {
     match (&ways.user, &ways.login) {
         (Some(_), _) => lasting(
             "Your login does not fit this page",

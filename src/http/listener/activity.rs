@@ -1,4 +1,4 @@
-//! Activity of one client connection: its open requests, bytes that the client owes, bytes that it does not take.
+//! Activity of one client connection: its open requests, bytes that the client must still send, bytes that it does not take.
 //!
 //! The guarded stream, the requests and their response bodies write it; the connection's one timer (`overdue`) and the
 //! stream's guard read it. All of them run on the worker thread of the connection, so nothing waits for the lock. It
@@ -87,7 +87,7 @@ pub(super) enum AnswerProgress {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Protocol {
+pub(super) enum Protocol {
     Http1,
     Http2,
 }
@@ -104,7 +104,7 @@ pub(super) struct Activity {
 struct State {
     /// Requests and HTTP/2 stream tasks that have not ended.
     in_flight: u32,
-    /// Since when the client owes the rest of a head.
+    /// Since when the client must still send the rest of a head.
     head_since: Option<Instant>,
     /// True if the HTTP/1 bytes so far end inside a head.
     in_head: bool,
@@ -172,7 +172,7 @@ impl Activity {
         Self::start(Protocol::Http1, None)
     }
 
-    /// The client owes the preface and the first SETTINGS from the start.
+    /// The client must send the preface and the first SETTINGS from the start.
     pub fn http2() -> Arc<Self> {
         Self::start(Protocol::Http2, Some(Instant::now()))
     }
@@ -323,7 +323,7 @@ impl Activity {
         self.state.lock().violation
     }
 
-    /// Passes HTTP/2 bytes through the guard, and notes whether the client owes the rest of a head.
+    /// Passes HTTP/2 bytes through the guard, and notes whether the client must still send the rest of a head.
     ///
     /// # Errors
     /// The connection must end; noted as the violation.

@@ -87,7 +87,7 @@ struct Http1Guard {
     held: BytesMut,
     /// The rest of `INVALID_BYTES` that hyper has not read yet; nothing comes after it.
     invalid: Option<&'static [u8]>,
-    /// Set once the client sends no more, while an answer is owed.
+    /// Set once the client sends no more, while the gate must still answer.
     half_close: Option<HalfClose>,
     half_close_timeout: Duration,
     /// True once the client's end was read.
@@ -157,7 +157,7 @@ impl<S> GuardedStream<S> {
 }
 
 impl Http1Guard {
-    /// True if the guard holds no byte back, and the client owes none.
+    /// True if the guard holds no byte back, and the client has none to send.
     fn is_between_messages(&self) -> bool {
         self.framing.is_between_messages() && !self.held.has_remaining() && self.invalid.is_none() && !self.is_ended
     }

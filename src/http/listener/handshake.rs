@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub(super) use super::activity::Protocol;
 use super::client_connection::Secured;
 use super::connection_slots::{ConnectionSlot, LimitReached, TotalSlot};
 use super::io_stream::{IoStream, PrefixedIo};
@@ -38,11 +39,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const READ_BYTES: usize = 4096;
 /// ALPN's name of HTTP/2.
 pub const ALPN_HTTP2: &[u8] = b"h2";
-
-pub(super) enum Protocol {
-    Http1,
-    Http2,
-}
 
 /// A connection whose client and protocol are known.
 pub(super) struct Established {
@@ -153,14 +149,18 @@ impl StepError {
 }
 
 /// The client's address, and bytes that were read beyond the PROXY header.
-struct Source {
+struct ClientSource {
     peer: PeerAddr,
     unread: Bytes,
 }
 
 /// Reads the PROXY header if the peer is a trusted proxy, else keeps the socket's address.
-async fn read_proxy_header(stream: &mut Stream, peer: PeerAddr, context: &ListenerContext) -> Result<Source, HandshakeError> {
-    let socket_source = Source {
+async fn read_proxy_header(
+    stream: &mut Stream,
+    peer: PeerAddr,
+    context: &ListenerContext,
+) -> Result<ClientSource, HandshakeError> {
+    let socket_source = ClientSource {
         peer,
         unread: Bytes::new(),
     };
@@ -189,7 +189,7 @@ async fn read_proxy_header(stream: &mut Stream, peer: PeerAddr, context: &Listen
             proxy_header::Parsed::Malformed => return Err(malformed),
             proxy_header::Parsed::Whole { source, length } => {
                 seen.advance(length);
-                return Ok(Source {
+                return Ok(ClientSource {
                     peer: source.map_or(peer, PeerAddr::Tcp),
                     unread: seen.freeze(),
                 });

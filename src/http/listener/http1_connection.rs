@@ -1,14 +1,14 @@
 //! Drives one HTTP/1 connection to its end.
 //!
-//! hyper parses, answers and keeps the connection alive. This adds the timeouts (`Activity::overdue`, because hyper has one
-//! timer for head and idle time), the reasons of refused bytes, and the order of a shutdown. When the gate closes, a
-//! connection with a request is told at once to close after its answer. One without a request first gets
-//! `FIRST_REQUEST_GRACE`, because hyper ends such a connection immediately. A forced shutdown drops it at any time. A socket
-//! whose client may still be sending lingers after all that (`linger`).
+//! hyper parses, answers and keeps the connection alive. This adds the timeouts (`Activity::overdue`, because hyper has
+//! one timer for head and idle time), the reasons of refused bytes, and the order of a shutdown. When the gate closes,
+//! a connection with a request is told at once to close after its answer. One without a request first gets
+//! `FIRST_REQUEST_GRACE`, because hyper ends such a connection immediately. A forced shutdown drops it at any time. A
+//! socket whose client may still be sending lingers after all that (`linger`).
 //!
-//! hyper keeps two buffers of 8 KiB for a connection without a request. A worker lets `KEPT_AT_REST` connections keep them, so
-//! that a client that asks again costs no more. Each further connection gives hyper's part up as soon as it is at rest, and gets
-//! a new one with the next byte.
+//! hyper keeps two buffers of 8 KiB for a connection without a request. A worker lets `KEPT_AT_REST` connections keep
+//! them, so that a client that asks again costs no more. Each further connection gives hyper's part up as soon as it is
+//! at rest, and gets a new one with the next byte.
 
 use std::future::poll_fn;
 use std::io;
@@ -36,13 +36,13 @@ use crate::http::upstream::Body;
 
 /// hyper's smallest buffer.
 const BUFFER_BYTES_MIN: usize = 8192;
-/// hyper's limits of a head are so much higher than `limits.header_bytes` and `limits.header_count`: its refusals have no
-/// body, so the gate refuses first (`request::check_head_size`).
+/// hyper's limits of a head are so much higher than `limits.header_bytes` and `limits.header_count`: its refusals have
+/// no body, so the gate refuses first (`request::check_head_size`).
 const HEADER_BYTES_MARGIN: usize = 8 * 1024;
 const HEADER_COUNT_MARGIN: usize = 64;
 
-/// Connections at rest for which a listener of a worker keeps hyper's buffers. In the tests of this crate none keeps them, so
-/// that each rest is one without hyper.
+/// Connections at rest for which a listener of a worker keeps hyper's buffers. In the tests of this crate none keeps
+/// them, so that each rest is one without hyper.
 const KEPT_AT_REST: usize = if cfg!(test) { 0 } else { 64 };
 
 /// The state of a connection that hyper let go of.
@@ -54,7 +54,7 @@ enum Served {
 }
 
 /// The end of a rest.
-enum Roused {
+enum RestEnd {
     /// The client sent bytes, or closed.
     ByClient,
     ByShutdown,
@@ -83,20 +83,20 @@ where
             return;
         }
         match rest(&stream, &context, &activity).await {
-            Roused::ByClient => {}
-            Roused::ByShutdown => phase = Phase::Closing,
-            Roused::Overdue => return,
+            RestEnd::ByClient => {}
+            RestEnd::ByShutdown => phase = Phase::Closing,
+            RestEnd::Overdue => return,
         }
     }
 }
 
 /// Waits, without hyper, for the next byte of a connection at rest.
-async fn rest<S: Readable, H>(stream: &SharedStream<S>, context: &ConnectionContext<H>, activity: &Activity) -> Roused {
+async fn rest<S: Readable, H>(stream: &SharedStream<S>, context: &ConnectionContext<H>, activity: &Activity) -> RestEnd {
     tokio::select! {
         biased;
-        () = stream.readable() => Roused::ByClient,
-        () = close_is_due(context.shutdown.clone(), activity) => Roused::ByShutdown,
-        () = sleep_until(activity.idle_until(context.listener.timeouts)) => Roused::Overdue,
+        () = stream.readable() => RestEnd::ByClient,
+        () = close_is_due(context.shutdown.clone(), activity) => RestEnd::ByShutdown,
+        () = sleep_until(activity.idle_until(context.listener.timeouts)) => RestEnd::Overdue,
     }
 }
 
@@ -131,7 +131,7 @@ where
         async move {
             let mut response = answer.await?;
             activity.answered(response.status());
-            // RFC 9112, 9.6: a client that is not told sends its next request into a connection that closes
+            // RFC 9112, 9.6: a client that does not read `Connection: close` sends its next request into a connection that closes
             if response.body().is_own() && stream.ends_after(response.status()) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

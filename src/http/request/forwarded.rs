@@ -1,8 +1,8 @@
 //! The client behind trusted proxies: `X-Forwarded-*` and RFC 7239's `Forwarded`.
 //!
 //! The headers count only if the peer is in `trusted_proxies`. A proxy that writes one of the two families passes on a
-//! client's forgery of the other, so if both are there they must agree. A malformed header is refused: falling back to the
-//! proxy's own address could give a foreign client the rights of an internal one.
+//! client's forgery of the other, so if both are there they must agree. A malformed header is refused: falling back to
+//! the proxy's own address could give a foreign client the rights of an internal one.
 
 use std::net::IpAddr;
 
@@ -27,7 +27,7 @@ struct Statements {
 }
 
 /// One proxy's element of `Forwarded`.
-struct Hop {
+struct ForwardedElement {
     source_ip: IpAddr,
     proto: Option<String>,
     host: Option<String>,
@@ -130,8 +130,8 @@ fn read_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, 
     })
 }
 
-/// Returns a header's items from the last one of the last line on; `None` in place of an unreadable line. Empty items are
-/// ignored (RFC 9110, 5.6.1).
+/// Returns a header's items from the last one of the last line on; `None` in place of an unreadable line. Empty items
+/// are ignored (RFC 9110, 5.6.1).
 fn items_from_right<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -146,8 +146,8 @@ fn items_from_right<'a>(
     })
 }
 
-/// Returns the rightmost hop outside `trusted`, else the leftmost hop. Hops left of it may be the client's own text and are
-/// not read. `None` if a hop that is read is malformed.
+/// Returns the rightmost hop outside `trusted`, else the leftmost hop. Hops left of it may be the client's own text and
+/// are not read. `None` if a hop that is read is malformed.
 fn rightmost_untrusted<T>(hops: impl Iterator<Item = Option<T>>, address: impl Fn(&T) -> IpAddr, trusted: &[IpNet]) -> Option<T> {
     let mut leftmost = None;
     for hop in hops {
@@ -187,8 +187,9 @@ fn split_unquoted(text: &str, at: char) -> Option<Vec<&str>> {
     (!quoted).then_some(parts)
 }
 
-/// Parses `for=192.0.2.1;proto=https;host="shop.test"`. `None` if it is malformed or names no address (`unknown`, `_hidden`).
-fn parse_hop(element: &str) -> Option<Hop> {
+/// Parses `for=192.0.2.1;proto=https;host="shop.test"`. `None` if it is malformed or names no address (`unknown`,
+/// `_hidden`).
+fn parse_hop(element: &str) -> Option<ForwardedElement> {
     let mut address = None;
     let mut proto = None;
     let mut host = None;
@@ -204,7 +205,7 @@ fn parse_hop(element: &str) -> Option<Hop> {
             return None;
         }
     }
-    Some(Hop {
+    Some(ForwardedElement {
         source_ip: parse_address(&address?)?,
         proto,
         host,

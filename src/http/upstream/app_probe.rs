@@ -33,12 +33,12 @@ const AGENT: &str = concat!("cedargate-probe/", env!("CARGO_PKG_VERSION"));
 /// A probe that is ready to be sent.
 #[derive(Debug)]
 pub struct Probe {
-    target: Target,
+    target: ProbeAddress,
     timeout: Duration,
 }
 
 #[derive(Debug)]
-enum Target {
+enum ProbeAddress {
     Http { app: Arc<App>, target: Uri, headers: HeaderMap },
     Tcp(Authority),
     Grpc { authority: Authority, service: String },
@@ -85,8 +85,8 @@ impl Probe {
     /// TLS that cannot be set up.
     pub fn new(probe: &AppProbe, upstream: &Upstream) -> Result<Self, TlsError> {
         let target = match &probe.target {
-            ProbeTarget::Tcp(authority) => Target::Tcp(authority.clone()),
-            ProbeTarget::Grpc { authority, service } => Target::Grpc {
+            ProbeTarget::Tcp(authority) => ProbeAddress::Tcp(authority.clone()),
+            ProbeTarget::Grpc { authority, service } => ProbeAddress::Grpc {
                 authority: authority.clone(),
                 service: service.clone(),
             },
@@ -103,7 +103,7 @@ impl Probe {
                     ..upstream.clone()
                 };
                 // not one of the apps that requests go to: it shares no circuit and no connection with them
-                Target::Http {
+                ProbeAddress::Http {
                     app: Apps::default().load(&settings)?,
                     target: target.clone(),
                     headers: request_headers(url, headers),
@@ -121,12 +121,12 @@ impl Probe {
         let deadline = Instant::now() + self.timeout;
         let asked = async {
             match &self.target {
-                Target::Tcp(authority) => {
+                ProbeAddress::Tcp(authority) => {
                     connect_tcp(authority).await?;
                     Ok(Healthy::Connected)
                 }
-                Target::Grpc { authority, service } => ask_grpc(authority, service, deadline).await,
-                Target::Http { app, target, headers } => {
+                ProbeAddress::Grpc { authority, service } => ask_grpc(authority, service, deadline).await,
+                ProbeAddress::Http { app, target, headers } => {
                     let status = ask(app, target, headers, deadline).await?;
                     if status.is_success() || status.is_redirection() {
                         Ok(Healthy::Answered(status))

@@ -1,12 +1,12 @@
 //! Rewrites the head of a request for the app, and the head of the app's answer for the client.
 //!
 //! The order prevents forged identities (GHSA-w9mr-28mw-j8hg, CVE-2025-64484). First the gate removes the headers that
-//! `Connection` names, so the client cannot use `Connection` to remove a header that the gate sets. Then it removes every
-//! copy of its own headers in any spelling. Last it sets all of its own headers, with an empty value if it has none. So a
-//! client can neither remove nor repeat nor preset a header of the gate.
+//! `Connection` names, so the client cannot use `Connection` to remove a header that the gate sets. Then it removes
+//! every copy of its own headers in any spelling. Last it sets all of its own headers, with an empty value if it has
+//! none. So a client can neither remove nor repeat nor preset a header of the gate.
 //!
-//! `sanitize` does the first two steps before the decision, so that no policy reads a forged header or one that `Connection`
-//! takes away from the app. `write_request_headers` does the rest after the decision and needs the permit.
+//! `sanitize` does the first two steps before the decision, so that no policy reads a forged header or one that
+//! `Connection` takes away from the app. `write_request_headers` does the rest after the decision and needs the permit.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -110,8 +110,8 @@ impl HeaderRules {
         }
     }
 
-    /// Refuses a request of which another proxy could not make what the gate makes of its own: the proxy replaces the headers of
-    /// `headers_for_proxy` by their names, and it removes no other.
+    /// Refuses a request of which another proxy could not make what the gate makes of its own: the proxy replaces the
+    /// headers of `headers_for_proxy` by their names, and it removes no other.
     pub fn check_for_proxy(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let is_spelled = |name: &HeaderName| self.is_reserved(name) && normalised(name.as_str()) != name.as_str();
         let is_own = |name: &HeaderName| {
@@ -161,9 +161,9 @@ impl HeaderRules {
 #[derive(Debug)]
 pub struct Sanitized(());
 
-/// Removes the headers that `Connection` names, and the headers that only the gate may set. SECURITY: it runs before the
-/// decision; otherwise a policy would read a header that `Connection` then takes away from the app. Headers that frame the
-/// body or ask for an upgrade stay for `write_request_headers`.
+/// Removes the headers that `Connection` names, and the headers that only the gate may set. SECURITY: it runs before
+/// the decision; otherwise a policy would read a header that `Connection` then takes away from the app. Headers that
+/// frame the body or ask for an upgrade stay for `write_request_headers`.
 pub fn sanitize(headers: &mut HeaderMap, rules: &HeaderRules, sender: Sender) -> Sanitized {
     if headers.contains_key(CONNECTION) {
         remove_named_by_connection(headers);
@@ -198,8 +198,8 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
     }
 }
 
-/// False for what a server reads before the body (RFC 9110, 6.5.1: framing, routing, conditions, credentials, content), and
-/// for the headers that the gate sets itself.
+/// False for what a server reads before the body (RFC 9110, 6.5.1: framing, routing, conditions, credentials, content),
+/// and for the headers that the gate sets itself.
 fn is_allowed_trailer(name: &HeaderName) -> bool {
     let before_the_body = [
         HOST,
@@ -227,8 +227,8 @@ fn is_allowed_trailer(name: &HeaderName) -> bool {
     !own && !known && !HOP_BY_HOP.contains(&&*spelled) && spelled != X_REQUEST_ID.as_str()
 }
 
-/// Turns the sanitized headers of a request into those that the app gets. Takes the permit, because the permit holds the
-/// identity.
+/// Turns the sanitized headers of a request into those that the app gets. Takes the permit, because the permit holds
+/// the identity.
 pub(super) fn write_request_headers(
     headers: &mut HeaderMap,
     permit: Permit,
@@ -237,7 +237,7 @@ pub(super) fn write_request_headers(
 ) {
     let Sanitized(()) = to.sanitized;
     headers.reserve(GATE_HEADERS);
-    let found = Found::in_head(headers);
+    let found = FoundHeader::in_head(headers);
     if found.hop_by_hop {
         remove_hop_by_hop(headers);
     }
@@ -262,10 +262,10 @@ pub(super) fn write_request_headers(
     set_trace(headers, to);
 }
 
-/// The headers of a head that the app must not get as they are, found in one pass: most heads hold few of them, and every
-/// removal looks its name up. A header may be gone again before its rule is applied.
+/// The headers of a head that the app must not get as they are, found in one pass: most heads hold few of them, and
+/// every removal looks its name up. A header may be gone again before its rule is applied.
 #[derive(Clone, Copy, Debug, Default)]
-struct Found {
+struct FoundHeader {
     hop_by_hop: bool,
     content_length: bool,
     authorization: bool,
@@ -273,7 +273,7 @@ struct Found {
     trace_state: bool,
 }
 
-impl Found {
+impl FoundHeader {
     fn in_head(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         for name in headers.keys() {
@@ -292,8 +292,8 @@ impl Found {
 /// Turns the head of the app's answer into the one that the client gets.
 ///
 /// # Errors
-/// A head with ambiguous framing. SECURITY: hyper's client reads the body as chunked and keeps the `content-length`; hyper's
-/// server would frame the client's body by that length, and the client's connection would be out of step.
+/// A head with ambiguous framing. SECURITY: hyper's client reads the body as chunked and keeps the `content-length`;
+/// hyper's server would frame the client's body by that length, and the client's connection would be out of step.
 pub(super) fn write_response_headers(answer: &mut Parts, request_id: &HeaderValue) -> Result<(), UpstreamError> {
     let headers = &mut answer.headers;
     check_framing(headers)?;
@@ -307,8 +307,8 @@ pub(super) fn write_response_headers(answer: &mut Parts, request_id: &HeaderValu
     Ok(())
 }
 
-/// Removes the `Set-Cookie` headers of the app that name a session cookie. SECURITY: an app that could set the gate's cookies
-/// could put one user into another user's session.
+/// Removes the `Set-Cookie` headers of the app that name a session cookie. SECURITY: an app that could set the gate's
+/// cookies could put one user into another user's session.
 fn remove_set_session_cookies(headers: &mut HeaderMap) {
     let sets_session = |value: &&HeaderValue| is_session_cookie(value.as_bytes());
     if !headers.get_all(SET_COOKIE).iter().any(|value| sets_session(&value)) {
@@ -326,8 +326,8 @@ fn remove_set_session_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// True if an answer announces a body although its request (HEAD) or its status (204, 304) allows none. An app that sends the
-/// body would send it in the place of the next answer.
+/// True if an answer announces a body although its request (HEAD) or its status (204, 304) allows none. An app that
+/// sends the body would send it in the place of the next answer.
 pub(super) fn announces_forbidden_body(answer: &Parts, method: &Method) -> bool {
     let bodiless = *method == Method::HEAD || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&answer.status);
     let length = answer.headers.get(CONTENT_LENGTH);
@@ -382,7 +382,8 @@ pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iter
     items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
-/// Removes the hop-by-hop headers. `Trailer` stays, because hyper sends no trailers without it. `TE` keeps `trailers` only.
+/// Removes the hop-by-hop headers. `Trailer` stays, because hyper sends no trailers without it. `TE` keeps `trailers`
+/// only.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // `connection` and `te` are such headers themselves
     if !headers.keys().any(is_hop_by_hop) {
@@ -412,9 +413,9 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(name, "connection" | "te" | "transfer-encoding" | "upgrade" | "http2-settings") || HOP_BY_HOP.contains(&name)
 }
 
-/// True if a cookie pair has the name of a session cookie. SECURITY: a browser stores `=cedargate=x` as a cookie without a name
-/// and sends it back as `cedargate=x`, so characters before a name are skipped. The case is ignored, because the app may
-/// read cookie names without regard to case.
+/// True if a cookie pair has the name of a session cookie. SECURITY: a browser stores `=cedargate=x` as a cookie
+/// without a name and sends it back as `cedargate=x`, so characters before a name are skipped. The case is ignored,
+/// because the app may read cookie names without regard to case.
 fn is_session_cookie(pair: &[u8]) -> bool {
     let before = pair.iter().take_while(|b| b.is_ascii_whitespace() || b"=;\x0b\0".contains(b));
     let name = pair.get(before.count()..).unwrap_or_default();
@@ -517,8 +518,8 @@ pub fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(&encoded(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Percent-encodes one value. SECURITY: receivers trim values and items, so a space at an edge is encoded too: `alice ` must not
-/// arrive as `alice`.
+/// Percent-encodes one value. SECURITY: receivers trim values and items, so a space at an edge is encoded too: `alice `
+/// must not arrive as `alice`.
 fn encoded(text: &str) -> Cow<'_, str> {
     let inner = text.trim_matches(' ');
     if inner.len() == text.len() {

@@ -1,7 +1,7 @@
 //! A set of header names and of their starts, in which a name is found without a look at every item.
 //!
-//! Every header of every request is looked up. Most names are refused by the first byte and the length, in one table; only
-//! a name with a fitting pair is compared with the items of that first byte.
+//! Every header of every request is looked up. Most names are refused by the first byte and the length, in one table;
+//! only a name with a fitting pair is compared with the items of that first byte.
 
 use std::borrow::Cow;
 
@@ -16,12 +16,12 @@ const STAR: char = '*';
 #[derive(Clone, Debug, Default)]
 pub(super) struct NameSet {
     /// By the class of the first byte.
-    by_first: Vec<SameFirst>,
+    by_first: Vec<NamesOfClass>,
 }
 
 /// The items whose first bytes have one class.
 #[derive(Clone, Debug, Default)]
-struct SameFirst {
+struct NamesOfClass {
     /// Bit n: there is a name of n bytes.
     name_lengths: u64,
     /// Bit n: there is a start of n bytes.
@@ -47,7 +47,7 @@ impl NameSet {
     }
 
     fn of<'a>(items: impl Iterator<Item = Cow<'a, str>>) -> Self {
-        let mut by_first = vec![SameFirst::default(); FIRSTS];
+        let mut by_first = vec![NamesOfClass::default(); FIRSTS];
         for item in items {
             if let Some(same_first) = item.bytes().next().and_then(|first| by_first.get_mut(class(first))) {
                 same_first.add(&item);
@@ -56,8 +56,8 @@ impl NameSet {
         Self { by_first }
     }
 
-    /// True if the name, in the spelling of `normalised`, is in the set or has a start that is. Header names are ASCII in lower
-    /// case.
+    /// True if the name, in the spelling of `normalised`, is in the set or has a start that is. Header names are ASCII
+    /// in lower case.
     pub fn contains_in_any_spelling(&self, name: &str) -> bool {
         let first = name
             .bytes()
@@ -75,7 +75,7 @@ impl NameSet {
     }
 }
 
-impl SameFirst {
+impl NamesOfClass {
     fn add(&mut self, item: &str) {
         match item.strip_suffix(STAR) {
             Some(start) => {

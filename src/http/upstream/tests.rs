@@ -100,7 +100,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 decision_id: uuid::Uuid::nil(),
                 request_id: request_id.clone(),
                 theme: crate::http::pages::Theme::plain(),
-                ways_on: None,
+                page_links: None,
             };
             // an extended CONNECT is checked as the GET that it stands for
             let mut checked = parts.clone();
@@ -508,7 +508,8 @@ async fn at_most_eight_early_hints_reach_the_client_before_the_answer_without_ho
     .await;
 }
 
-/// Asks for a WebSocket by extended CONNECT; returns the answer, the request that the app received, and the app's connection.
+/// Asks for a WebSocket by extended CONNECT; returns the answer, the request that the app received, and the app's
+/// connection.
 async fn websocket(
     gate: &Gate,
     listener: &TcpListener,

@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 pub use self::files::check_files as check_redis_files;
-use self::link::Address;
+use self::link::RedisAddress;
 use self::log_throttle::LogThrottle;
 use self::sentinels::Sentinels;
 use crate::base::clock::unix_millis;
@@ -87,7 +87,7 @@ pub(super) struct Connected {
     /// Runs the commands that wait for a replica.
     durable: Link,
     /// The master that the Sentinels named.
-    master: Option<Address>,
+    master: Option<RedisAddress>,
     /// Milliseconds by which this process's clock is ahead of the store's; `None` if the store did not say.
     skew: Option<i64>,
     /// True if the master had replicas at the last check.

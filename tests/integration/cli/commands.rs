@@ -12,6 +12,29 @@ use crate::support::binary::{GateFolder, GateProcess, cedargate, run};
 use crate::support::{OPEN_SCHEMA, PAGE, RawConnection, ScriptedServer, eventually, raw, response};
 
 #[test]
+fn a_format_that_a_report_does_not_have_is_a_usage_error_that_names_those_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    for (command, formats) in [
+        (
+            &["audit", "verify", "x", "--format", "csv"][..],
+            "[possible values: human, json]",
+        ),
+        (
+            &["diff", "a", "b", "--format", "csv"],
+            "[possible values: human, markdown, json, html]",
+        ),
+        (
+            &["lint", "--rules", "--format", "sarif"],
+            "there is no `--format sarif` of this report; its formats are human, json",
+        ),
+    ] {
+        let (code, out, error) = run(folder.path(), command);
+        assert_eq!((code, out.as_str()), (64, ""), "{command:?}");
+        assert!(error.contains(formats), "{command:?}: {error}");
+    }
+}
+
+#[test]
 fn help_of_every_command_exits_0_and_nonsense_exits_64() {
     let folder = tempfile::tempdir().unwrap();
     for command in [

@@ -1,7 +1,8 @@
 //! Trees of our own, each with one planted mistake: the commands find it at its place, once, and nothing else.
 //!
-//! `tests/corpus/planted` is a tree without a mistake. A plant edits it; in the new text `«` stands in front of the place that the
-//! finding names, `¦` at the beginning of its line if it names no column, and `§` anywhere in a file that it names as a whole.
+//! `tests/corpus/planted` is a tree without a mistake. A plant edits it; in the new text `«` stands in front of the
+//! place that the finding names, `¦` at the beginning of its line if it names no column, and `§` anywhere in a file
+//! that it names as a whole.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,7 +24,7 @@ const PRODUCTS: &str = "policies/shop/products.cedar";
 const LINKS: &str = "policies/shop/links.json";
 const ENTITIES: &str = "policies/shop/entities.json";
 const INVARIANTS: &str = "policies/shop/invariants.yaml";
-const BRAKE: &str = "policies/shop/_deny/blocked.cedar";
+const FORBID_FILE: &str = "policies/shop/_deny/blocked.cedar";
 const CANDIDATE: &str = "policies/shop/candidate/next.cedar";
 const TESTS: &str = "policies/shop/tests/orders.yaml";
 
@@ -486,14 +487,14 @@ fn a_mistake_in_a_policy_is_found_once_at_its_place() {
         broken(
             "is a permit",
             [
-                Replace(BRAKE, "@id(\"no-exports\")", "¦@id(\"no-exports\")"),
-                Replace(BRAKE, "forbid (", "permit ("),
+                Replace(FORBID_FILE, "@id(\"no-exports\")", "¦@id(\"no-exports\")"),
+                Replace(FORBID_FILE, "forbid (", "permit ("),
             ],
         ),
         broken(
             "is used twice",
             [Replace(
-                BRAKE,
+                FORBID_FILE,
                 "@id(\"no-exports\")",
                 "@id(\"no-exports\")\nforbid (principal, action == Action::\"PUT\", resource);\n«@id(\"no-exports\")",
             )],
@@ -501,7 +502,7 @@ fn a_mistake_in_a_policy_is_found_once_at_its_place() {
         broken(
             "Pth",
             [Replace(
-                BRAKE,
+                FORBID_FILE,
                 "Path::\"/portal/shop/exports\"",
                 "«Pth::\"/portal/shop/exports\"",
             )],

@@ -9,7 +9,7 @@ use crate::scope::{IssuerScope, RoleClaim, RoleForm};
 
 /// The roles of all the issuer's role claims, in order, each once; an error if the issuer may not assert one of them.
 pub fn roles(issuer: &IssuerScope, claims: &Map<String, Value>) -> Result<Vec<String>, ClaimError> {
-    let mut found = Found {
+    let mut found = FoundRoles {
         issuer,
         seen: FxHashSet::default(),
         roles: Vec::new(),
@@ -22,13 +22,13 @@ pub fn roles(issuer: &IssuerScope, claims: &Map<String, Value>) -> Result<Vec<St
     Ok(found.roles)
 }
 
-struct Found<'a> {
+struct FoundRoles<'a> {
     issuer: &'a IssuerScope,
     seen: FxHashSet<&'a str>,
     roles: Vec<String>,
 }
 
-impl<'a> Found<'a> {
+impl<'a> FoundRoles<'a> {
     fn add_claim(&mut self, claim: &RoleClaim, value: &'a Value) -> Result<(), ClaimError> {
         let path = claim.path.as_str();
         match (&claim.form, value) {

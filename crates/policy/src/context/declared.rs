@@ -1,16 +1,16 @@
 //! The context fields that a schema declares, held against the facts that the gate has.
 //!
-//! A field that has one of the gate's names and a type that the gate can fill is a fact. Every other field would be absent from
-//! every request, and a forbid that reads it behind `has` would never apply. So the loader refuses it, unless `portal.yaml` says
-//! that the app supplies it.
+//! A field that has one of the gate's names and a type that the gate can fill is a fact. Every other field would be
+//! absent from every request, and a forbid that reads it behind `has` would never apply. So the loader refuses it,
+//! unless `portal.yaml` says that the app supplies it.
 
-use super::facts::{self, Fact, FieldTypes, Source, fact, is_readable_header, is_secret_header, is_string_or_strings};
+use super::facts::{self, Fact, FieldTypes, ValueSource, fact, is_readable_header, is_secret_header, is_string_or_strings};
 use crate::schema::{AttrType, RecordType};
 use crate::scope::RemovedHeaders;
 
 /// A declared field that the gate never fills.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Misfit {
+pub struct UnfillableField {
     /// Dotted: `auth.level`.
     pub field: String,
     /// The declared type, as Cedar writes it.
@@ -39,11 +39,11 @@ pub fn gate_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The fields of a context that no request fills.
-pub fn misfits(declared: &RecordType, removed: &RemovedHeaders) -> Vec<Misfit> {
+pub fn misfits(declared: &RecordType, removed: &RemovedHeaders) -> Vec<UnfillableField> {
     let mut found = Vec::new();
     for (name, field) in &declared.fields {
         let Some(known) = facts::named(name) else {
-            found.push(Misfit {
+            found.push(UnfillableField {
                 field: name.clone(),
                 ty: field.ty.to_string(),
                 reason: Unfilled::Unknown,
@@ -55,7 +55,7 @@ pub fn misfits(declared: &RecordType, removed: &RemovedHeaders) -> Vec<Misfit> {
             _ => Vec::new(),
         };
         if members.is_empty() && fact(name, &field.ty).is_none() {
-            found.push(Misfit {
+            found.push(UnfillableField {
                 field: name.clone(),
                 ty: field.ty.to_string(),
                 reason: Unfilled::Mistyped(known.fills),
@@ -66,20 +66,20 @@ pub fn misfits(declared: &RecordType, removed: &RemovedHeaders) -> Vec<Misfit> {
     found
 }
 
-fn record_misfits(fact: &Fact, record: &RecordType, removed: &RemovedHeaders) -> Vec<Misfit> {
+fn record_misfits(fact: &Fact, record: &RecordType, removed: &RemovedHeaders) -> Vec<UnfillableField> {
     let FieldTypes::Record(is_filled) = fact.types else {
         return Vec::new();
     };
     let reason = |member: &str, ty: &AttrType| match fact.source {
-        Source::Headers if !is_string_or_strings(ty) => Some(Unfilled::Mistyped(fact.fills)),
-        Source::Headers if is_secret_header(member) => Some(Unfilled::Secret),
-        Source::Headers if !is_readable_header(member) => Some(Unfilled::NoHeader),
-        Source::Headers if removed.contains(member) => Some(Unfilled::Removed),
+        ValueSource::Headers if !is_string_or_strings(ty) => Some(Unfilled::Mistyped(fact.fills)),
+        ValueSource::Headers if is_secret_header(member) => Some(Unfilled::Secret),
+        ValueSource::Headers if !is_readable_header(member) => Some(Unfilled::NoHeader),
+        ValueSource::Headers if removed.contains(member) => Some(Unfilled::Removed),
         _ => (!is_filled(member, ty)).then_some(Unfilled::Mistyped(fact.fills)),
     };
     let members = record.fields.iter();
     let unfit = members.filter_map(|(member, field)| {
-        Some(Misfit {
+        Some(UnfillableField {
             field: format!("{}.{member}", fact.name),
             ty: field.ty.to_string(),
             reason: reason(member, &field.ty)?,

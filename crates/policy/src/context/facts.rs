@@ -27,7 +27,7 @@ pub(super) struct Fact {
     /// The types that the gate fills, as messages say them.
     pub fills: &'static str,
     pub types: FieldTypes,
-    pub source: Source,
+    pub source: ValueSource,
     pub show: Show,
     /// True if a quick check shows, without building the value, that the fact is present and of its type. Nearly every
     /// request passes.
@@ -44,7 +44,7 @@ pub(super) enum FieldTypes {
 
 /// The part of a query that a fact comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Source {
+pub(super) enum ValueSource {
     Portal,
     /// The caller's credential.
     Caller,
@@ -58,19 +58,19 @@ pub(super) enum Source {
 
 static FACTS: &[Fact] = &[
     Fact {
-        source: Source::Request,
+        source: ValueSource::Request,
         ..text("method", |_, facts| of_request(facts, |http| Shown::Text(http.method)))
     },
     Fact {
-        source: Source::Request,
+        source: ValueSource::Request,
         ..text("path", |_, facts| of_request(facts, |http| Shown::Text(http.path)))
     },
     Fact {
-        source: Source::Request,
+        source: ValueSource::Request,
         ..text("host", |_, facts| of_request(facts, |http| Shown::Text(http.host)))
     },
     Fact {
-        source: Source::Request,
+        source: ValueSource::Request,
         ..text("scheme", |_, facts| of_request(facts, |http| Shown::Text(http.scheme)))
     },
     Fact {
@@ -81,7 +81,7 @@ static FACTS: &[Fact] = &[
     Fact {
         fills: "`String` or an entity",
         types: FieldTypes::One(is_string_or_entity),
-        source: Source::Caller,
+        source: ValueSource::Caller,
         is_certain: |field, facts| match field.ty {
             AttrType::String => facts.tenant.is_some() || !field.required,
             _ => facts.tenant.is_none() && !field.required,
@@ -92,7 +92,7 @@ static FACTS: &[Fact] = &[
         name: "source_ip",
         fills: "`ipaddr`",
         types: FieldTypes::One(|ty| *ty == AttrType::Ip),
-        source: Source::Request,
+        source: ValueSource::Request,
         show: |_, facts| of_request(facts, |http| Shown::Ip(http.source_ip)),
         is_certain: |_, _| true,
     },
@@ -100,7 +100,7 @@ static FACTS: &[Fact] = &[
         name: "now",
         fills: "`datetime`",
         types: FieldTypes::One(|ty| *ty == AttrType::Datetime),
-        source: Source::Time,
+        source: ValueSource::Time,
         show: |_, facts| Ok(Some(Shown::Now(facts.now_millis))),
         is_certain: |_, _| true,
     },
@@ -108,7 +108,7 @@ static FACTS: &[Fact] = &[
         name: "auth",
         fills: "a record of `method`, `acr` (`String`), `time` (`datetime` or `Long`), `amr`, `scopes` (`Set<String>`)",
         types: FieldTypes::Record(is_auth_member),
-        source: Source::Caller,
+        source: ValueSource::Caller,
         show: |field, facts| match facts.auth {
             Some(auth) => Ok(Some(Shown::Auth(readable(field, auth)?, &field.ty))),
             None => Ok(None),
@@ -122,7 +122,7 @@ static FACTS: &[Fact] = &[
         name: "flags",
         fills: "a record of `Bool`, `String` and `Long`",
         types: FieldTypes::Record(|_, ty| matches!(ty, AttrType::Bool | AttrType::String | AttrType::Long)),
-        source: Source::Portal,
+        source: ValueSource::Portal,
         show: |_, facts| Ok(Some(Shown::Flags(facts.flags))),
         is_certain: |field, facts| {
             field.members().all(|(name, member)| {
@@ -135,7 +135,7 @@ static FACTS: &[Fact] = &[
         name: "query",
         fills: "a record of `String` and `Set<String>`",
         types: FieldTypes::Record(|_, ty| is_string_or_strings(ty)),
-        source: Source::Query,
+        source: ValueSource::Query,
         show: |field, facts| given(facts, |http| field.parameters(http)),
         is_certain: |_, _| false,
     },
@@ -143,7 +143,7 @@ static FACTS: &[Fact] = &[
         name: "headers",
         fills: "a record of `String` and `Set<String>`",
         types: FieldTypes::Record(|name, ty| is_string_or_strings(ty) && is_readable_header(name)),
-        source: Source::Headers,
+        source: ValueSource::Headers,
         show: |field, facts| given(facts, |http| field.headers(http)),
         is_certain: |_, _| false,
     },
@@ -180,7 +180,7 @@ const fn text(name: &'static str, show: Show) -> Fact {
         name,
         fills: "`String`",
         types: FieldTypes::One(|ty| *ty == AttrType::String),
-        source: Source::Portal,
+        source: ValueSource::Portal,
         show,
         is_certain: |_, _| true,
     }
@@ -188,20 +188,20 @@ const fn text(name: &'static str, show: Show) -> Fact {
 
 impl Fact {
     pub fn needs_http(&self) -> bool {
-        matches!(self.source, Source::Request | Source::Query | Source::Headers)
+        matches!(self.source, ValueSource::Request | ValueSource::Query | ValueSource::Headers)
     }
 
     /// True for facts whose names the client chooses.
     pub fn is_given(&self) -> bool {
-        matches!(self.source, Source::Query | Source::Headers)
+        matches!(self.source, ValueSource::Query | ValueSource::Headers)
     }
 
     /// A fact of the request is a bad request; a fact of the credential is a bad claim.
     pub fn denial(&self) -> Denial {
         match self.source {
-            Source::Query | Source::Headers => Denial::RequestInvalid,
-            Source::Caller => Denial::ClaimInvalid,
-            Source::Portal | Source::Time | Source::Request => Denial::NotPermitted,
+            ValueSource::Query | ValueSource::Headers => Denial::RequestInvalid,
+            ValueSource::Caller => Denial::ClaimInvalid,
+            ValueSource::Portal | ValueSource::Time | ValueSource::Request => Denial::NotPermitted,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How far decision tests reach: policies that decide, and clauses that were true and false.
 //!
-//! The decision is made by the same function as every other; an observer sees the evaluations on the way. For decision tests,
-//! never on the path of a request.
+//! The decision is made by the same function as every other; an observer sees the evaluations on the way. For decision
+//! tests, never on the path of a request.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::rules::Observer;
 /// Notes what many decisions reach. Threads share it; each holds the lock for one decision's notes.
 #[derive(Default)]
 pub struct Coverage {
-    seen: Mutex<HashMap<Arc<str>, Seen>>,
+    seen: Mutex<HashMap<Arc<str>, SeenClauses>>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct SeenClauses {
     decides: bool,
     clauses: Vec<SeenClause>,
 }
@@ -92,7 +92,7 @@ impl Coverage {
     /// The coverage of every policy of the revision, in its order.
     pub fn policies(&self, revision: &Revision) -> Vec<PolicyCoverage> {
         let seen = self.seen.lock();
-        let none = Seen::default();
+        let none = SeenClauses::default();
         let policies = revision.rules.engine.policies().iter();
         let covered = policies.map(|entry| {
             let seen = seen.get(&entry.info.id).unwrap_or(&none);

@@ -256,12 +256,12 @@ impl<'a> QueryPrincipal<'a> {
 }
 
 /// An entity that a member of the query describes.
-struct Member<'a> {
+struct NamedMember<'a> {
     name: &'static str,
     described: DescribedEntity<'a>,
 }
 
-impl<'a> Member<'a> {
+impl<'a> NamedMember<'a> {
     fn new(name: &'static str, described: DescribedEntity<'a>) -> Self {
         Self { name, described }
     }
@@ -277,9 +277,9 @@ fn supplied(
     query_principal: Option<&QueryPrincipal<'_>>,
     reserved: Option<&EntityUid>,
 ) -> Result<SuppliedEntities, Refusal> {
-    let mut members: SmallVec<[Member<'_>; 2]> = SmallVec::new();
-    members.push(Member::new("resource", named.resource.described(resource)));
-    members.extend(query_principal.map(|principal| Member::new("principal", principal.entity.described(&principal.uid))));
+    let mut members: SmallVec<[NamedMember<'_>; 2]> = SmallVec::new();
+    members.push(NamedMember::new("resource", named.resource.described(resource)));
+    members.extend(query_principal.map(|principal| NamedMember::new("principal", principal.entity.described(&principal.uid))));
     if reader == Reader::FastPathFirst && named.entities.is_empty() {
         let all: SmallVec<[DescribedEntity<'_>; 2]> = members.iter().map(|member| member.described).collect();
         if let Some(fast) = rules.fast_entities(&all, reserved) {
@@ -301,7 +301,7 @@ fn supplied(
 }
 
 /// The number that Cedar does not take, if there is one: its own message does not say where it is.
-fn number_error(members: &[Member<'_>], entities: &[Value]) -> Option<NumberError> {
+fn number_error(members: &[NamedMember<'_>], entities: &[Value]) -> Option<NumberError> {
     let attrs = members
         .iter()
         .filter_map(|member| check_integers_in(member.described.attrs?, &format!("{}.attrs", member.name)).err());
@@ -476,8 +476,8 @@ impl NamedEntity {
 }
 
 /// A description as an item of Cedar's entity JSON; `None` without attributes and parents.
-fn item(schema: &SchemaModel, member: &Member<'_>) -> Result<Option<Value>, Refusal> {
-    let Member { name, described } = member;
+fn item(schema: &SchemaModel, member: &NamedMember<'_>) -> Result<Option<Value>, Refusal> {
+    let NamedMember { name, described } = member;
     if described.attrs.is_none() && described.parents.is_none() {
         return Ok(None);
     }

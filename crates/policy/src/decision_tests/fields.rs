@@ -38,7 +38,7 @@ pub(super) struct Axis {
 }
 
 /// An error of a case.
-pub(super) struct Wrong {
+pub(super) struct CaseError {
     pub line: Option<usize>,
     pub message: String,
 }
@@ -46,7 +46,7 @@ pub(super) struct Wrong {
 /// One value of each axis.
 pub(super) type Combination<'a> = Vec<(&'a str, &'a Value)>;
 
-impl Wrong {
+impl CaseError {
     pub fn in_file(self, name: &str, line: Option<usize>) -> Problem {
         Problem::new(name, self.message).at_line(self.line.or(line))
     }

@@ -1,7 +1,7 @@
 //! Test files as they are written: principals, entities and cases, each value with its line.
 //!
-//! A case is read in two steps: first as keys with values, so that `for` can expand it (`matrix`), then by types. Every error
-//! is a problem with its line, and the other cases are still read.
+//! A case is read in two steps: first as keys with values, so that `for` can expand it (`matrix`), then by types. Every
+//! error is a problem with its line, and the other cases are still read.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
-use super::fields::{Field, Fields, Wrong, line_of, scalar_text};
+use super::fields::{CaseError, Field, Fields, line_of, scalar_text};
 use super::matrix;
 use crate::portal::file::unknown_key;
 use crate::revision::problem::Problem;
@@ -135,14 +135,14 @@ pub(super) enum TestScheme {
 }
 
 /// A test file that was read, and what is wrong with it.
-pub(super) struct Reading {
+pub(super) struct ReadTestFile {
     pub file: TestFile,
     pub problems: Vec<Problem>,
 }
 
 impl TestFile {
     /// Reads a file. `room` is the number of cases that `for` may still add; the reading takes from it.
-    pub fn read(name: &str, text: &str, room: &mut usize) -> Reading {
+    pub fn read(name: &str, text: &str, room: &mut usize) -> ReadTestFile {
         let mut problems = Vec::new();
         // only `true` and `false` are booleans: a role may well be called `on`
         let options = serde_saphyr::options! {
@@ -180,7 +180,7 @@ impl TestFile {
             }
             is_new
         });
-        Reading {
+        ReadTestFile {
             file: Self {
                 fixtures: Fixtures {
                     principals: written.principals,
@@ -206,7 +206,7 @@ impl Written {
 }
 
 impl Case {
-    fn of(expanded: matrix::Expanded, line: Option<usize>) -> Result<Self, Vec<Wrong>> {
+    fn of(expanded: matrix::Expanded, line: Option<usize>) -> Result<Self, Vec<CaseError>> {
         let matrix::Expanded { name, fields } = expanded;
         let mut typed = Typed {
             fields,
@@ -233,7 +233,7 @@ impl Case {
             reason: typed.text("reason"),
             skip: typed.text("skip"),
         };
-        let unknown = typed.fields.into_iter().map(|field| Wrong {
+        let unknown = typed.fields.into_iter().map(|field| CaseError {
             line: field.line,
             message: unknown_key(&field.key, &KEYS),
         });
@@ -245,7 +245,7 @@ impl Case {
 /// The fields of a case that were not read yet, and what is wrong with the others.
 struct Typed {
     fields: Vec<Field>,
-    wrong: Vec<Wrong>,
+    wrong: Vec<CaseError>,
 }
 
 impl Typed {
@@ -285,7 +285,7 @@ impl Typed {
     }
 
     fn add(&mut self, field: &Field, message: &str) {
-        self.wrong.push(Wrong {
+        self.wrong.push(CaseError {
             line: field.line,
             message: format!("`{}`: {message}", field.key),
         });

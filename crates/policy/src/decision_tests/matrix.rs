@@ -1,13 +1,13 @@
 //! `for` in a decision test: one written case for each combination of values.
 //!
-//! `{name}` in a text of the case stands for the combination's value. A text that is nothing but a placeholder becomes the value
-//! itself, so a list stays a list. `expect`, `because`, `reason` and `errors` may be maps by value, in the order of `for`; `"*"`
-//! stands for the values that the map does not name. A placeholder without a meaning is an error: a misspelt one must not turn
-//! into a request that is denied as expected.
+//! `{name}` in a text of the case stands for the combination's value. A text that is nothing but a placeholder becomes
+//! the value itself, so a list stays a list. `expect`, `because`, `reason` and `errors` may be maps by value, in the
+//! order of `for`; `"*"` stands for the values that the map does not name. A placeholder without a meaning is an error:
+//! a misspelt one must not turn into a request that is denied as expected.
 
 use serde_json::{Map, Value};
 
-use super::fields::{Axes, COMBINATIONS_MAX, Combination, Field, Fields, Wrong, is_name, line_of, scalar_text, shown};
+use super::fields::{Axes, COMBINATIONS_MAX, CaseError, Combination, Field, Fields, is_name, line_of, scalar_text, shown};
 
 /// Cases that `for` makes of the files of one portal.
 pub(super) const EXPANDED_MAX: usize = 100_000;
@@ -23,11 +23,11 @@ pub(super) struct Expanded {
 }
 
 /// The cases that a written case stands for. `number` names a case without a name.
-pub(super) fn expand(written: &Fields, number: usize, room: &mut usize) -> Result<Vec<Expanded>, Vec<Wrong>> {
+pub(super) fn expand(written: &Fields, number: usize, room: &mut usize) -> Result<Vec<Expanded>, Vec<CaseError>> {
     let Some(axes) = &written.axes else {
         let by_value = written.values.iter().filter(|field| is_by_value(field));
-        let wrong: Vec<Wrong> = by_value
-            .map(|field| Wrong {
+        let wrong: Vec<CaseError> = by_value
+            .map(|field| CaseError {
                 line: field.line,
                 message: format!("`{}`: a map by value needs `for`", field.key),
             })
@@ -40,7 +40,7 @@ pub(super) fn expand(written: &Fields, number: usize, room: &mut usize) -> Resul
         return Ok(vec![Expanded { name, fields }]);
     };
     let line = line_of(axes);
-    let fail = |message: String| vec![Wrong { line, message }];
+    let fail = |message: String| vec![CaseError { line, message }];
     let combinations = axes.value.combinations().ok_or_else(|| {
         fail(format!(
             "`for` makes more than {COMBINATIONS_MAX} combinations; write several cases"
@@ -60,14 +60,19 @@ pub(super) fn expand(written: &Fields, number: usize, room: &mut usize) -> Resul
     if wrong.is_empty() { Ok(expanded) } else { Err(wrong) }
 }
 
-fn of_combination(written: &Fields, axes: &Axes, combination: &Combination<'_>, number: usize) -> Result<Expanded, Vec<Wrong>> {
+fn of_combination(
+    written: &Fields,
+    axes: &Axes,
+    combination: &Combination<'_>,
+    number: usize,
+) -> Result<Expanded, Vec<CaseError>> {
     let mut fields = Vec::new();
     let mut wrong = Vec::new();
     for field in &written.values {
         let filled = chosen(field, axes, combination).and_then(|value| filled(value, combination));
         match filled {
             Ok(value) => fields.push(Field { value, ..field.clone() }),
-            Err(message) => wrong.push(Wrong {
+            Err(message) => wrong.push(CaseError {
                 line: field.line,
                 message: format!("`{}`: {message}", field.key),
             }),
@@ -148,7 +153,7 @@ fn filled(value: &Value, combination: &Combination<'_>) -> Result<Value, String>
 }
 
 /// A part of a text.
-enum Piece<'a> {
+enum TemplatePart<'a> {
     Text(&'a str),
     Placeholder(&'a str),
 }
@@ -159,14 +164,14 @@ fn filled_text(text: &str, combination: &Combination<'_>) -> Result<Value, Strin
         let found = combination.iter().find(|(axis, _)| *axis == name).map(|(_, value)| *value);
         found.ok_or_else(|| format!("`for` has no `{name}`; for the text itself write `{{{{{name}}}}}`"))
     };
-    if let [Piece::Placeholder(name)] = pieces.as_slice() {
+    if let [TemplatePart::Placeholder(name)] = pieces.as_slice() {
         return Ok(value_of(name)?.clone());
     }
     let mut replaced = String::with_capacity(text.len());
     for piece in pieces {
         match piece {
-            Piece::Text(text) => replaced.push_str(text),
-            Piece::Placeholder(name) => {
+            TemplatePart::Text(text) => replaced.push_str(text),
+            TemplatePart::Placeholder(name) => {
                 let value = scalar_text(value_of(name)?);
                 replaced.push_str(&value.ok_or_else(|| format!("`{{{name}}}` is no text, so it can only stand alone"))?);
             }
@@ -176,29 +181,29 @@ fn filled_text(text: &str, combination: &Combination<'_>) -> Result<Value, Strin
 }
 
 /// Cuts a text at its placeholders; `{{` and `}}` stand for `{` and `}`.
-fn pieces(text: &str) -> Vec<Piece<'_>> {
+fn pieces(text: &str) -> Vec<TemplatePart<'_>> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {
         let (before, from) = rest.split_at(at);
         if !before.is_empty() {
-            pieces.push(Piece::Text(before));
+            pieces.push(TemplatePart::Text(before));
         }
         let name = from
             .strip_prefix('{')
             .and_then(|inner| Some(inner.split_once('}')?.0))
             .filter(|name| is_name(name));
         let (piece, length) = match name {
-            Some(name) => (Piece::Placeholder(name), name.len() + 2),
-            None if from.starts_with("{{") => (Piece::Text("{"), 2),
-            None if from.starts_with("}}") => (Piece::Text("}"), 2),
-            None => (Piece::Text(from.get(..1).unwrap_or_default()), 1),
+            Some(name) => (TemplatePart::Placeholder(name), name.len() + 2),
+            None if from.starts_with("{{") => (TemplatePart::Text("{"), 2),
+            None if from.starts_with("}}") => (TemplatePart::Text("}"), 2),
+            None => (TemplatePart::Text(from.get(..1).unwrap_or_default()), 1),
         };
         pieces.push(piece);
         rest = from.get(length..).unwrap_or_default();
     }
     if !rest.is_empty() {
-        pieces.push(Piece::Text(rest));
+        pieces.push(TemplatePart::Text(rest));
     }
     pieces
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::file::{Case, Fixture, Fixtures, PrincipalOfCase};
 use super::judge::{fail_unasked, judge};
-use super::{CaseResult, DecisionTests, Elsewhere, Failures, FileTests, NOW_MILLIS, Options, TestOutcome};
+use super::{CaseResult, DecisionTests, Failures, FileTests, NOW_MILLIS, Options, PortalMismatch, TestOutcome};
 use crate::claims::unsigned_identity;
 use crate::decision::coverage::decide_covered;
 use crate::decision::explain::{Explanation, explain};
@@ -205,8 +205,8 @@ impl<'a> Runner<'a> {
         if let Some(matching) = self.options.matching {
             match matching(&host, &path) {
                 Ok(()) => {}
-                Err(Elsewhere::Refused(refusal)) => return Ok(Decision::refused(refusal).into()),
-                Err(Elsewhere::Portal(message)) => return Err(message),
+                Err(PortalMismatch::Refused(refusal)) => return Ok(Decision::refused(refusal).into()),
+                Err(PortalMismatch::Portal(message)) => return Err(message),
             }
         }
         let no_headers = http::HeaderMap::new();

@@ -1,8 +1,8 @@
 //! The decision is Cedar's: random worlds, policies and queries, decided by the engine and by plain Cedar.
 //!
 //! The engine leaves out policies (index), entities (reach) and context fields (lazily built) and removes scopes
-//! (condition-only policies); plain Cedar gets the whole policy set, all entities and the whole context. Decision, determining
-//! policies and errors must be equal. `CEDARGATE_TEST_CASES` raises the number of worlds.
+//! (condition-only policies); plain Cedar gets the whole policy set, all entities and the whole context. Decision,
+//! determining policies and errors must be equal. `CEDARGATE_TEST_CASES` raises the number of worlds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -325,13 +325,13 @@ impl Choices<'_> {
 }
 
 /// Everything that a portal holds, and the same for plain Cedar.
-struct World {
+struct TestPortal {
     policies: PolicySet,
     stored: Vec<Entity>,
     supplied: Vec<Entity>,
 }
 
-fn world(choices: &mut Choices<'_>) -> World {
+fn world(choices: &mut Choices<'_>) -> TestPortal {
     let count = 1 + choices.below(10);
     let mut text: String = (0..count).map(|_| choices.policy()).collect();
     let template = choices.template();
@@ -379,7 +379,7 @@ fn world(choices: &mut Choices<'_>) -> World {
     }
     let parse =
         |list: Vec<Value>| -> Vec<Entity> { list.into_iter().map(|e| Entity::from_json_value(e, None).unwrap()).collect() };
-    World {
+    TestPortal {
         policies,
         stored: parse(stored),
         supplied: parse(supplied),
@@ -404,7 +404,7 @@ fn uid(text: &str) -> EntityUid {
 }
 
 /// One query to a world, and all entities as plain Cedar gets them.
-struct Asked {
+struct EngineCase {
     principal: QueryEntity,
     action: EntityUid,
     resource: QueryEntity,
@@ -414,12 +414,13 @@ struct Asked {
 }
 
 struct ContextFacts<'a> {
-    world: &'a World,
+    world: &'a TestPortal,
     engine: &'a Engine,
 }
 
-/// A random query whose principal and resource are known by name, by attributes and parents, or (a path) by the id alone.
-fn asked(choices: &mut Choices<'_>, facts: &ContextFacts<'_>) -> Asked {
+/// A random query whose principal and resource are known by name, by attributes and parents, or (a path) by the id
+/// alone.
+fn asked(choices: &mut Choices<'_>, facts: &ContextFacts<'_>) -> EngineCase {
     let mut all: BTreeMap<EntityUid, Entity> = BTreeMap::new();
     for entity in facts.world.supplied.iter().chain(&facts.world.stored) {
         all.insert(entity.uid(), entity.clone());
@@ -464,7 +465,7 @@ fn asked(choices: &mut Choices<'_>, facts: &ContextFacts<'_>) -> Asked {
         (e.uid(), ResolvedEntity::new(e).below(above))
     });
     let supplied = supplied.collect();
-    Asked {
+    EngineCase {
         principal,
         action: uid(&format!("Action::\"{}\"", choices.of(&["view", "edit", "read", "nowhere"]))),
         resource,
@@ -534,7 +535,7 @@ impl From<Evaluation> for Verdict {
 }
 
 /// The outcome of plain Cedar, in the engine's terms; the rule that a failed forbid denies is the only addition.
-fn by_cedar(policies: &PolicySet, asked: &Asked, rule: ErroredForbids) -> Verdict {
+fn by_cedar(policies: &PolicySet, asked: &EngineCase, rule: ErroredForbids) -> Verdict {
     let uids = (asked.principal.uid.clone(), asked.action.clone(), asked.resource.uid.clone());
     let request = Request::new(uids.0, uids.1, uids.2, full_context(&asked.context), None).unwrap();
     let response = Authorizer::new().is_authorized(&request, policies, &asked.all);
@@ -576,7 +577,7 @@ static ACTION_GROUPS: LazyLock<Vec<(EntityUid, Vec<EntityUid>)>> = LazyLock::new
     ]
 });
 
-fn engine(entries: Vec<Arc<PolicyEntry>>, world: &World, rule: ErroredForbids) -> Engine {
+fn engine(entries: Vec<Arc<PolicyEntry>>, world: &TestPortal, rule: ErroredForbids) -> Engine {
     let store = EntityStore::new(
         Entities::from_entities(world.stored.clone(), None).unwrap(),
         &TypeNames::default(),
@@ -585,7 +586,7 @@ fn engine(entries: Vec<Arc<PolicyEntry>>, world: &World, rule: ErroredForbids) -
     Engine::new(entries, actions, Arc::new(store), rule)
 }
 
-fn put(engine: &Engine, asked: &Asked, context: &dyn ContextSource, effects: Effects) -> Verdict {
+fn put(engine: &Engine, asked: &EngineCase, context: &dyn ContextSource, effects: Effects) -> Verdict {
     let (principal, resource) = (&asked.principal, &asked.resource);
     let question = EntityQuery {
         principal,
@@ -598,7 +599,7 @@ fn put(engine: &Engine, asked: &Asked, context: &dyn ContextSource, effects: Eff
     engine.decide(&question).into()
 }
 
-fn decided(engine: &Engine, asked: &Asked) -> Verdict {
+fn decided(engine: &Engine, asked: &EngineCase) -> Verdict {
     put(engine, asked, &ReadyContext(full_context(&asked.context)), Effects::Both)
 }
 
@@ -844,7 +845,7 @@ fn look_ups_reach_as_far_as_conditions_nest() {
         let mut entities = parse_actions();
         let more: Vec<Entity> = parse(stored.clone());
         entities.extend(more);
-        let world = World {
+        let world = TestPortal {
             policies,
             stored: entities,
             supplied: Vec::new(),
@@ -855,7 +856,7 @@ fn look_ups_reach_as_far_as_conditions_nest() {
         let context =
             json!({"who": named("User", "a"), "set": [named("User", "b")], "nest": {"a": {"b": named("User", "a")}}, "other": 1});
         let Value::Object(context) = context else { panic!() };
-        let asked = Asked {
+        let asked = EngineCase {
             principal: QueryEntity::stored(uid("User::\"a\""), key(&engine.index().principals)),
             action: uid("Action::\"view\""),
             resource: QueryEntity::stored(uid("User::\"a\""), key(&engine.index().resources)),
@@ -935,7 +936,7 @@ fn a_context_that_cannot_be_built_denies() {
     let policies: PolicySet = "permit(principal, action, resource) when { context has ip || true };"
         .parse()
         .unwrap();
-    let world = World {
+    let world = TestPortal {
         policies,
         stored: parse_actions(),
         supplied: Vec::new(),

@@ -1,8 +1,9 @@
 //! Why each policy of a revision holds or does not hold for one query.
 //!
-//! Built on Cedar's own syntax tree and evaluator: a policy's condition is taken apart into clauses, and Cedar evaluates each
-//! of them on the same request and entities as the decision. The verdict on a policy comes from its whole condition, so it
-//! cannot differ from the decision's; the clauses only say which part made it false. Never used on the path of a request.
+//! Built on Cedar's own syntax tree and evaluator: a policy's condition is taken apart into clauses, and Cedar
+//! evaluates each of them on the same request and entities as the decision. The verdict on a policy comes from its
+//! whole condition, so it cannot differ from the decision's; the clauses only say which part made it false. Never used
+//! on the path of a request.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use cedar_policy::{
 };
 use cedar_policy_core::ast::{Expr, ExprKind, Literal, UnaryOp};
 
-use super::{Effects, Engine, EntityQuery, Evaluation, EvaluationOutcome, PolicyEntry, PolicyInfo, QueryEntity, Situation};
+use super::{CedarRequest, Effects, Engine, EntityQuery, Evaluation, EvaluationOutcome, PolicyEntry, PolicyInfo, QueryEntity};
 use crate::engine::query::Ancestors;
 
 /// Ancestors of an entity that are named.
@@ -121,7 +122,8 @@ pub struct Operand {
 }
 
 impl ScopePart {
-    /// How much differs if the part does not fit. A request is about its action and resource, so another caller counts less.
+    /// How much differs if the part does not fit. A request is about its action and resource, so another caller counts
+    /// less.
     pub(crate) const fn distance(self) -> usize {
         match self {
             Self::Principal => 3,
@@ -318,7 +320,7 @@ impl<'a> Part<'a> {
     }
 }
 
-impl Situation {
+impl CedarRequest {
     fn value(&self, expression: &Expr) -> Result<EvalResult, String> {
         eval_expression(&self.request, &self.entities, &Expression::from(expression.clone())).map_err(|e| e.to_string())
     }
@@ -339,8 +341,8 @@ impl Situation {
         }
     }
 
-    /// The clauses by their values. Cedar stops at the first that is not as wanted: one after it that cannot be evaluated is
-    /// left out.
+    /// The clauses by their values. Cedar stops at the first that is not as wanted: one after it that cannot be
+    /// evaluated is left out.
     fn clauses(&self, condition: &Expr) -> Clauses {
         let mut clauses = Clauses::default();
         for part in parts(condition) {

@@ -15,7 +15,7 @@ use crate::scope::TenantSource;
 const SIMILAR: f64 = 0.8;
 
 /// The ids that entities of one type may have.
-struct Known {
+struct KnownIds {
     ids: BTreeSet<String>,
     /// Only these exist. Else credentials may name others.
     is_closed: bool,
@@ -24,12 +24,12 @@ struct Known {
 pub(super) fn unknown(linted: &Linted<'_>, tests: &TestNames) -> Vec<LintFinding> {
     let names = &linted.revision.rules.names;
     let groups = group_types(linted);
-    let mut known: Vec<(EntityTypeName, Known)> = Vec::new();
+    let mut known: Vec<(EntityTypeName, KnownIds)> = Vec::new();
     known.extend(names.role.clone().map(|ty| (ty.clone(), roles(linted, &ty, tests))));
     known.extend(names.tenant.clone().map(|ty| (ty.clone(), tenants(linted, &ty, tests))));
     known.extend(groups.into_iter().map(|ty| {
         let ids = stored(linted, &ty);
-        (ty, Known { ids, is_closed: true })
+        (ty, KnownIds { ids, is_closed: true })
     }));
     let mut findings = Vec::new();
     for entry in linted.entries() {
@@ -55,7 +55,7 @@ pub(super) fn unknown(linted: &Linted<'_>, tests: &TestNames) -> Vec<LintFinding
 }
 
 /// A misspelt name makes a statement say less than it seems to.
-fn in_invariant(invariant: &Invariant, uid: &EntityUid, known: &Known) -> Option<LintFinding> {
+fn in_invariant(invariant: &Invariant, uid: &EntityUid, known: &KnownIds) -> Option<LintFinding> {
     if known.has(uid) {
         return None;
     }
@@ -70,7 +70,7 @@ fn in_invariant(invariant: &Invariant, uid: &EntityUid, known: &Known) -> Option
     Some(LintFinding::new(&UNKNOWN_NAME, known.advised(problem, uid)))
 }
 
-impl Known {
+impl KnownIds {
     /// True also if credentials alone may name such entities: then no file can say which there are.
     fn has(&self, uid: &EntityUid) -> bool {
         self.ids.contains(uid.id().unescaped()) || (!self.is_closed && self.ids.is_empty())
@@ -91,7 +91,7 @@ impl Known {
     }
 }
 
-fn finding(linted: &Linted<'_>, entry: &PolicyEntry, uid: &EntityUid, known: &Known) -> Option<LintFinding> {
+fn finding(linted: &Linted<'_>, entry: &PolicyEntry, uid: &EntityUid, known: &KnownIds) -> Option<LintFinding> {
     if known.has(uid) {
         return None;
     }
@@ -116,12 +116,12 @@ fn stored(linted: &Linted<'_>, ty: &EntityTypeName) -> BTreeSet<String> {
     uids.map(|uid| uid.id().unescaped().to_owned()).collect()
 }
 
-fn roles(linted: &Linted<'_>, ty: &EntityTypeName, tests: &TestNames) -> Known {
+fn roles(linted: &Linted<'_>, ty: &EntityTypeName, tests: &TestNames) -> KnownIds {
     let bounds: Vec<_> = linted.portal.issuers.iter().map(|issuer| issuer.roles.as_ref()).collect();
     bounded(stored(linted, ty), &bounds, &tests.roles)
 }
 
-fn tenants(linted: &Linted<'_>, ty: &EntityTypeName, tests: &TestNames) -> Known {
+fn tenants(linted: &Linted<'_>, ty: &EntityTypeName, tests: &TestNames) -> KnownIds {
     let bounds: Vec<_> = linted.portal.issuers.iter().map(|issuer| issuer.tenants.as_ref()).collect();
     let mut known = bounded(stored(linted, ty), &bounds, &tests.tenants);
     if let TenantSource::Fixed(tenant) = &linted.portal.tenant {
@@ -131,17 +131,17 @@ fn tenants(linted: &Linted<'_>, ty: &EntityTypeName, tests: &TestNames) -> Known
 }
 
 /// With a bound on every issuer, tests add nothing: no credential can bring another name.
-fn bounded(mut ids: BTreeSet<String>, bounds: &[Option<&Vec<String>>], in_tests: &BTreeSet<String>) -> Known {
+fn bounded(mut ids: BTreeSet<String>, bounds: &[Option<&Vec<String>>], in_tests: &BTreeSet<String>) -> KnownIds {
     let is_closed = !bounds.is_empty() && bounds.iter().all(Option::is_some);
     ids.extend(bounds.iter().flatten().copied().flatten().cloned());
     if !is_closed {
         ids.extend(in_tests.iter().cloned());
     }
-    Known { ids, is_closed }
+    KnownIds { ids, is_closed }
 }
 
-/// The types that callers can be in and no credential names: only entities.json can put a caller into one. A type that resources
-/// are in as well is left out: an app supplies it with its question.
+/// The types that callers can be in and no credential names: only entities.json can put a caller into one. A type that
+/// resources are in as well is left out: an app supplies it with its question.
 fn group_types(linted: &Linted<'_>) -> BTreeSet<EntityTypeName> {
     let rules = &linted.revision.rules;
     let principals = rules.schema.principal_types();

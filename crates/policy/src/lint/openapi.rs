@@ -7,7 +7,7 @@ use crate::revision::problem::Problem;
 
 /// An OpenAPI description of one portal's app, as it was read.
 #[derive(Clone, Copy, Debug)]
-pub struct Described<'a> {
+pub struct DescribedApp<'a> {
     pub api: &'a OpenApi,
     /// Name and text of the file, for the places of findings.
     pub file: &'a str,
@@ -16,13 +16,13 @@ pub struct Described<'a> {
 
 /// What one segment of a route or of an operation matches.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Segment<'a> {
+enum SegmentMatch<'a> {
     Literal(&'a str),
     Any,
     Rest,
 }
 
-pub(super) fn findings(linted: &Linted<'_>, described: &Described<'_>) -> Vec<LintFinding> {
+pub(super) fn findings(linted: &Linted<'_>, described: &DescribedApp<'_>) -> Vec<LintFinding> {
     let mount = described.api.mount(&linted.portal.matches.path_prefix);
     let operations = &described.api.operations;
     let unrouted = operations
@@ -36,7 +36,8 @@ pub(super) fn findings(linted: &Linted<'_>, described: &Described<'_>) -> Vec<Li
     unrouted.chain(undescribed).collect()
 }
 
-/// True if a route or a public entry covers the operation. One with a path that the gate refuses has no use for a route.
+/// True if a route or a public entry covers the operation. One with a path that the gate refuses has no use for a
+/// route.
 fn is_covered(linted: &Linted<'_>, operation: &Operation, mount: &str) -> bool {
     let file = &linted.revision.file;
     let Some(path) = operation.example(mount) else {
@@ -48,7 +49,7 @@ fn is_covered(linted: &Linted<'_>, operation: &Operation, mount: &str) -> bool {
     file.routes.find(&operation.method, &reading).is_some() || file.public.find(&operation.method, &reading).is_some()
 }
 
-fn unrouted(described: &Described<'_>, operation: &Operation, mount: &str) -> LintFinding {
+fn unrouted(described: &DescribedApp<'_>, operation: &Operation, mount: &str) -> LintFinding {
     let name = operation.id.as_ref().map(|id| format!(" `{id}`")).unwrap_or_default();
     let message = format!(
         "operation{name}: no route covers `{} {mount}{}`",
@@ -65,7 +66,7 @@ fn unrouted(described: &Described<'_>, operation: &Operation, mount: &str) -> Li
     )
 }
 
-fn undescribed_route(linted: &Linted<'_>, described: &Described<'_>, route: &Route) -> LintFinding {
+fn undescribed_route(linted: &Linted<'_>, described: &DescribedApp<'_>, route: &Route) -> LintFinding {
     let message = format!("`{}` has no such operation", described.file);
     let problem = super::portal_file::at_route(linted, route, &message);
     LintFinding::new(
@@ -81,20 +82,20 @@ fn is_about(route: &Route, operation: &Operation, mount: &str) -> bool {
     is_asked && meet(&segments(&route.text), &segments(&path))
 }
 
-fn segments(path: &str) -> Vec<Segment<'_>> {
+fn segments(path: &str) -> Vec<SegmentMatch<'_>> {
     let of = |segment| match segment {
-        "**" => Segment::Rest,
-        segment if segment.contains(['{', '*']) => Segment::Any,
-        literal => Segment::Literal(literal),
+        "**" => SegmentMatch::Rest,
+        segment if segment.contains(['{', '*']) => SegmentMatch::Any,
+        literal => SegmentMatch::Literal(literal),
     };
     path.trim_matches('/').split('/').map(of).collect()
 }
 
-fn meet(one: &[Segment<'_>], other: &[Segment<'_>]) -> bool {
+fn meet(one: &[SegmentMatch<'_>], other: &[SegmentMatch<'_>]) -> bool {
     match (one.split_first(), other.split_first()) {
-        (Some((Segment::Rest, _)), _) | (_, Some((Segment::Rest, _))) | (None, None) => true,
+        (Some((SegmentMatch::Rest, _)), _) | (_, Some((SegmentMatch::Rest, _))) | (None, None) => true,
         (None, Some(_)) | (Some(_), None) => false,
-        (Some((Segment::Literal(a), _)), Some((Segment::Literal(b), _))) if !a.eq_ignore_ascii_case(b) => false,
+        (Some((SegmentMatch::Literal(a), _)), Some((SegmentMatch::Literal(b), _))) if !a.eq_ignore_ascii_case(b) => false,
         (Some((_, one)), Some((_, other))) => meet(one, other),
     }
 }

@@ -51,7 +51,7 @@ fn linted(changes: &[Change<'_>]) -> Vec<LintFinding> {
     described(changes, None)
 }
 
-fn described(changes: &[Change<'_>], described: Option<&Described<'_>>) -> Vec<LintFinding> {
+fn described(changes: &[Change<'_>], described: Option<&DescribedApp<'_>>) -> Vec<LintFinding> {
     let mut files: Vec<(&str, String)> = vec![
         ("schemas/_shared.cedarschema", SHARED_SCHEMA.to_owned()),
         ("schemas/bench.cedarschema", SCHEMA.to_owned()),
@@ -305,7 +305,7 @@ fn a_description_and_the_routes_are_compared_both_ways() {
     let text = "openapi: 3.0.0\npaths:\n  /orders/{id}:\n    get: {}\n    head: {}\n    delete: { operationId: cancel }\n  \
                 /products/{a}/{b}:\n    get: {}\n  /assets/app.js:\n    get: {}\n  /a//b:\n    get: {}\n";
     let api = OpenApi::parse(text).unwrap();
-    let asked = Described {
+    let asked = DescribedApp {
         api: &api,
         file: "api.yaml",
         text,

@@ -12,7 +12,7 @@ use crate::engine::entities::EntityStore;
 use crate::portal::file::{NamedProvider, PortalFile};
 use crate::portal::path::CanonicalPath;
 use crate::portal::path::rules::{Case, PathRules};
-use crate::portal::route::{PublicEntry, Reach};
+use crate::portal::route::{PublicEntry, RuleReach};
 use crate::revision::Revision;
 use crate::revision::problem::Problem;
 use crate::revision::source::{Files, SourceFile, Tree};
@@ -23,14 +23,15 @@ use crate::types::PortalSlug;
 /// Problems of routes that are reported.
 const ROUTE_PROBLEMS_MAX: usize = 50;
 
-/// Warnings about forbids over public entries that are reported: many forbids of one large group would make one for each pair.
+/// Warnings about forbids over public entries that are reported: many forbids of one large group would make one for
+/// each pair.
 const FORBID_WARNINGS_MAX: usize = 50;
 
 /// The prefix of the ids of emergency forbids, so that they never collide with other policies.
 pub(super) const EMERGENCY_PREFIX: &str = "_deny/";
 
-/// Reports removed files whose absence would silently allow more. A file that had no content in the previous revision may be
-/// removed.
+/// Reports removed files whose absence would silently allow more. A file that had no content in the previous revision
+/// may be removed.
 pub(super) fn removed_files(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
     let own = format!("policies/{slug}/");
     let mut problems = Vec::new();
@@ -75,8 +76,8 @@ pub(super) fn is_policy_place(slug: &PortalSlug, name: &str) -> bool {
         .any(|folder| name.strip_prefix(folder.as_str()).is_some_and(|rest| !rest.contains('/')))
 }
 
-/// Warns about several namespaces without a choice in `portal.yaml`: the gate then finds none of its own names (HTTP actions,
-/// `User`, `Path`) and denies such requests.
+/// Warns about several namespaces without a choice in `portal.yaml`: the gate then finds none of its own names (HTTP
+/// actions, `User`, `Path`) and denies such requests.
 pub(super) fn namespace_warning(slug: &PortalSlug, model: &SchemaModel) -> Option<Problem> {
     let several = model.ambiguous.join(", ");
     let help = "name the one for HTTP actions and principals as `namespace` in portal.yaml";
@@ -234,7 +235,8 @@ pub(super) fn is_path_of_a_request(id: &str, rules: &PathRules) -> bool {
     is_possible_path(id, Effect::Permit, rules)
 }
 
-/// A permit may name an opaque path in the bytes that a client sends; a forbid names its plain spelling, which holds for all.
+/// A permit may name an opaque path in the bytes that a client sends; a forbid names its plain spelling, which holds
+/// for all.
 fn is_possible_path(id: &str, effect: Effect, rules: &PathRules) -> bool {
     let Ok(path) = CanonicalPath::parse_request(id) else {
         return false;
@@ -246,8 +248,8 @@ fn is_possible_path(id: &str, effect: Effect, rules: &PathRules) -> bool {
     is_read && path.id() == id
 }
 
-/// The same, each with the place of its policy: for the policies of `links.json`, and for every policy of a portal whose
-/// `paths` are not the default.
+/// The same, each with the place of its policy: for the policies of `links.json`, and for every policy of a portal
+/// whose `paths` are not the default.
 pub(super) fn placed_path_problems(
     entries: &[Arc<PolicyEntry>],
     path: Option<&EntityTypeName>,
@@ -265,8 +267,8 @@ pub(super) fn placed_path_problems(
     entries.iter().flat_map(of).collect()
 }
 
-/// Warns of a portal's own policies whose scope names a path that is neither below the portal's prefix nor above it: a spelling
-/// mistake that no request meets. Without a configuration the prefix is not known.
+/// Warns of a portal's own policies whose scope names a path that is neither below the portal's prefix nor above it: a
+/// spelling mistake that no request meets. Without a configuration the prefix is not known.
 pub(super) fn outside_warnings(
     portal: &PortalScope,
     entries: &[Arc<PolicyEntry>],
@@ -334,8 +336,8 @@ impl ForbiddenPaths<'_> {
         problems
     }
 
-    /// Warns of forbids that close a public entry for every caller, or through a group. They hold: an author who closes a portal
-    /// expects it.
+    /// Warns of forbids that close a public entry for every caller, or through a group. They hold: an author who closes
+    /// a portal expects it.
     pub(super) fn warnings(&self, slug: &PortalSlug, file: &PortalFile) -> Vec<Problem> {
         let mut warnings = Vec::new();
         if file.public.is_empty() {
@@ -377,7 +379,7 @@ impl ForbiddenPaths<'_> {
     fn public_members<'f>(&self, file: &'f PortalFile) -> FxHashMap<EntityUid, Vec<(EntityUid, &'f str)>> {
         let members = self.store.members(self.names.path.as_ref());
         let reached = |path: EntityUid| {
-            let public = file.public.overlaps(path.id().unescaped(), Reach::Subtree)?;
+            let public = file.public.overlaps(path.id().unescaped(), RuleReach::Subtree)?;
             Some((path, public))
         };
         let of_group = |(group, paths): (EntityUid, Vec<EntityUid>)| (group, paths.into_iter().filter_map(reached).collect());
@@ -431,7 +433,7 @@ fn forbid_text(entry: &PolicyEntry) -> String {
     format!("forbid `{}` ({})", entry.info.id, entry.info.place)
 }
 
-fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, Reach)> {
+fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, RuleReach)> {
     let exact = match entry.policy().resource_constraint() {
         ResourceConstraint::Eq(uid) => Some(uid),
         _ => None,
@@ -441,9 +443,9 @@ fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, Reach)
     paths
         .map(|uid| {
             let reach = if exact.as_ref() == Some(&uid) && !entry.policy().has_non_scope_constraint() {
-                Reach::Exact
+                RuleReach::Exact
             } else {
-                Reach::Subtree
+                RuleReach::Subtree
             };
             (uid, reach)
         })

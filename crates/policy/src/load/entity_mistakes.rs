@@ -9,7 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::json_items::{Item, items};
+use super::json_items::{JsonItem, items};
 use crate::revision::problem::Problem;
 use crate::schema::SchemaModel;
 
@@ -29,7 +29,7 @@ struct Named {
     parents: Vec<Value>,
 }
 
-pub(super) fn uid_of(item: &Item<'_>) -> Option<EntityUid> {
+pub(super) fn uid_of(item: &JsonItem<'_>) -> Option<EntityUid> {
     let named: Named = serde_json::from_str(item.text).ok()?;
     EntityUid::from_json(named.uid).ok()
 }
@@ -39,7 +39,7 @@ pub(super) fn problem(name: &str, text: &str, model: &SchemaModel, message: &str
     let short = FOUND_BY
         .iter()
         .fold(message, |text, start| text.strip_prefix(start).unwrap_or(text));
-    let is_named = |item: &Item<'_>| uid_of(item).is_some_and(|uid| short.contains(&format!("`{uid}`")));
+    let is_named = |item: &JsonItem<'_>| uid_of(item).is_some_and(|uid| short.contains(&format!("`{uid}`")));
     if let Some((line, column)) = position_in(short) {
         let problem = Problem::new(name, short.split(" at line ").next().unwrap_or(short)).at_line(Some(line));
         let problem = Problem {
@@ -103,7 +103,7 @@ fn closest(word: &str, known: impl Iterator<Item = String>) -> Option<String> {
 /// An entity that is its own ancestor, with the parents in between; the place is its entry.
 fn cycle(name: &str, text: &str, message: &str) -> Problem {
     let mut parents: FxHashMap<EntityUid, Vec<EntityUid>> = FxHashMap::default();
-    let mut places: FxHashMap<EntityUid, Item<'_>> = FxHashMap::default();
+    let mut places: FxHashMap<EntityUid, JsonItem<'_>> = FxHashMap::default();
     for item in items(text) {
         let Ok(named) = serde_json::from_str::<Named>(item.text) else {
             continue;

@@ -1,8 +1,9 @@
 //! Context fields that a portal declares, held against what can fill them.
 //!
-//! A field that nothing fills is absent from every request: a forbid that reads it behind `has` would load, look right and never
-//! apply. So a field of an action that requests ask is a load error with its place, unless `portal.yaml` lists it as one that the
-//! app supplies. An action that no request asks belongs to the app alone, and so do its fields.
+//! A field that nothing fills is absent from every request: a forbid that reads it behind `has` would load, look right
+//! and never apply. So a field of an action that requests ask is a load error with its place, unless `portal.yaml`
+//! lists it as one that the app supplies. An action that no request asks belongs to the app alone, and so do its
+//! fields.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use cedar_policy::{Effect, EntityTypeName, EntityUid};
 
 use super::checks::at_place;
-use crate::context::{ContextPlans, Misfit, Unfilled, declared_flags, gate_names, misfits};
+use crate::context::{ContextPlans, UnfillableField, Unfilled, declared_flags, gate_names, misfits};
 use crate::engine::PolicyEntry;
 use crate::portal::file::{PortalFile, unknown_key};
 use crate::revision::problem::{Problem, position};
@@ -33,7 +34,7 @@ pub(super) struct DeclaredFacts<'a> {
 impl DeclaredFacts<'_> {
     /// Every declared field that nothing fills, and every listed one that is not the app's.
     pub(super) fn problems(&self) -> Vec<Problem> {
-        let mut unfilled: BTreeMap<Misfit, String> = BTreeMap::new();
+        let mut unfilled: BTreeMap<UnfillableField, String> = BTreeMap::new();
         let mut unlisted: BTreeSet<&str> = self.file.supplied.keys().map(String::as_str).collect();
         for (action, model) in self.model.actions() {
             let is_asked = self.is_asked(action, model);
@@ -64,8 +65,8 @@ impl DeclaredFacts<'_> {
         problems
     }
 
-    /// The flags of `portal.yaml`, held against those that the schema declares. A portal whose schema declares none has flags
-    /// for its pages alone.
+    /// The flags of `portal.yaml`, held against those that the schema declares. A portal whose schema declares none has
+    /// flags for its pages alone.
     fn flag_problems(&self) -> Vec<Problem> {
         // by name: one action is enough for a message, and always the same one
         let declared: BTreeMap<String, _> = self
@@ -130,8 +131,8 @@ impl DeclaredFacts<'_> {
             || routes.any(|route| self.model.resolve_action(&route.action).as_ref() == Some(action))
     }
 
-    fn unfilled(&self, misfit: &Misfit, action: &str) -> Problem {
-        let Misfit { field, ty, reason } = misfit;
+    fn unfilled(&self, misfit: &UnfillableField, action: &str) -> Problem {
+        let UnfillableField { field, ty, reason } = misfit;
         let FactLocation { file, line } = self.place(misfit);
         let shared = "change the schema, or list the field as `context: { supplied: […] }` in portal.yaml if the app gives it";
         let (message, help) = match reason {
@@ -170,7 +171,7 @@ impl DeclaredFacts<'_> {
     }
 
     /// The declaration of a field: the first of that name, better of that name and type.
-    fn place(&self, misfit: &Misfit) -> FactLocation {
+    fn place(&self, misfit: &UnfillableField) -> FactLocation {
         let own = format!("schemas/{}.cedarschema", self.slug);
         let name = misfit.field.rsplit_once('.').map_or(&*misfit.field, |(_, name)| name);
         let names = [own.clone(), "schemas/_shared.cedarschema".to_owned()];
@@ -199,8 +200,8 @@ impl DeclaredFacts<'_> {
         }
     }
 
-    /// Warns of forbids that the proxy cannot evaluate, because they read a field that only the app supplies: they deny every
-    /// request that they may apply to.
+    /// Warns of forbids that the proxy cannot evaluate, because they read a field that only the app supplies: they deny
+    /// every request that they may apply to.
     pub(super) fn unknown_at_proxy(&self, plans: &ContextPlans, entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
         let mut warnings = Vec::new();
         for (action, declared) in self.model.actions() {

@@ -92,7 +92,7 @@ pub(crate) fn read(slug: &PortalSlug, files: &Files, schema: &PortalSchema) -> I
     for name in [format!("policies/_shared/{FILE}"), format!("policies/{slug}/{FILE}")] {
         let Some(file) = files.get(&name) else { continue };
         match file.text(&name) {
-            Ok(text) => Reader {
+            Ok(text) => InvariantReader {
                 name: &name,
                 text,
                 schema,
@@ -104,13 +104,13 @@ pub(crate) fn read(slug: &PortalSlug, files: &Files, schema: &PortalSchema) -> I
     read
 }
 
-struct Reader<'a> {
+struct InvariantReader<'a> {
     name: &'a str,
     text: &'a str,
     schema: &'a PortalSchema,
 }
 
-impl Reader<'_> {
+impl InvariantReader<'_> {
     fn read(&self, into: &mut Invariants) {
         // a file of comments alone says nothing
         let entries: Option<Vec<Spanned<Entry>>> = match serde_saphyr::from_str(self.text) {
@@ -188,21 +188,21 @@ const PERMIT: &str = "permit ";
 
 /// The scope of one entry, as the text of policies.
 struct Scope<'a> {
-    reader: &'a Reader<'a>,
+    reader: &'a InvariantReader<'a>,
     /// The line of the file where the entry begins.
     first: usize,
     text: String,
 }
 
 /// The policies of a scope, and what the schema says to them.
-struct Checked {
+struct CheckedInvariant {
     policies: Vec<Arc<PolicyEntry>>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
 
 impl Scope<'_> {
-    fn policies(&self, claim: Claim, number: usize) -> Result<Checked, Vec<Problem>> {
+    fn policies(&self, claim: Claim, number: usize) -> Result<CheckedInvariant, Vec<Problem>> {
         let placed = |problem: Problem| self.placed(problem);
         nesting::check("", &self.text, nesting::Syntax::Policies).map_err(|problem| vec![placed(problem)])?;
         let set = PolicySet::from_str(&self.text).map_err(|errors| {
@@ -225,7 +225,7 @@ impl Scope<'_> {
         let (errors, warnings) = policies::validate("", &self.text, &set, &self.reader.schema.validator);
         // the user gave the policies of a statement no names
         let unnamed = |problem: Problem| Problem { policy: None, ..problem };
-        let mut checked = Checked {
+        let mut checked = CheckedInvariant {
             policies: Vec::new(),
             problems: errors.into_iter().map(unnamed).map(placed).collect(),
             warnings: warnings.into_iter().map(unnamed).map(placed).collect(),

@@ -9,12 +9,12 @@ use crate::revision::problem::{Position, Problem};
 use crate::revision::source::SourceFile;
 
 /// One item's piece of a text, and where it begins.
-pub(super) struct Item<'a> {
+pub(super) struct JsonItem<'a> {
     pub text: &'a str,
     pub begin: Position,
 }
 
-impl Item<'_> {
+impl JsonItem<'_> {
     /// Places a problem at some bytes of the item.
     pub fn place(&self, name: &str, problem: Problem, offset: usize, length: usize) -> Problem {
         problem.at_span(self.text, offset, length).within(name, self.begin)
@@ -27,7 +27,7 @@ impl Item<'_> {
 }
 
 /// The items of a JSON list, as far as they are JSON.
-pub(super) fn items(text: &str) -> impl Iterator<Item = Item<'_>> {
+pub(super) fn items(text: &str) -> impl Iterator<Item = JsonItem<'_>> {
     let mut offset = text.find('[').map_or(text.len(), |at| at + 1);
     let mut begin = Position { line: 1, column: 1 };
     advance(&mut begin, text.get(..offset));
@@ -40,7 +40,7 @@ pub(super) fn items(text: &str) -> impl Iterator<Item = Item<'_>> {
         values.next()?.ok()?;
         let text = rest.get(..values.byte_offset())?;
         offset = start + text.len();
-        let item = Item { text, begin };
+        let item = JsonItem { text, begin };
         advance(&mut begin, Some(text));
         Some(item)
     })

@@ -1,12 +1,12 @@
 //! `*.cedar`, `links.json` → policies with their final ids, parsed and strictly validated, statement by statement.
 //!
-//! Ids are `@id("…")`, or `<file stem>#<n>`. An unchanged file is not read again. In a changed file an unchanged statement is
-//! neither parsed nor (under the same schema) validated again, and keeps all that was derived from it. Nothing is dropped
-//! silently: a statement that does not fit is a problem.
+//! Ids are `@id("…")`, or `<file stem>#<n>`. An unchanged file is not read again. In a changed file an unchanged
+//! statement is neither parsed nor (under the same schema) validated again, and keeps all that was derived from it.
+//! Nothing is dropped silently: a statement that does not fit is a problem.
 //!
-//! A known statement is found by its text, so it can move within its file: only its line changes. A statement without `@id` is
-//! named by its number, so it counts as unchanged only at the same number. Validation results are kept per schema: another
-//! schema validates every statement again.
+//! A known statement is found by its text, so it can move within its file: only its line changes. A statement without
+//! `@id` is named by its number, so it counts as unchanged only at the same number. Validation results are kept per
+//! schema: another schema validates every statement again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
@@ -60,20 +60,20 @@ struct KnownStatement {
     /// First line, from 1.
     place: Position,
     number: usize,
-    item: Item,
-    checked: Checked,
+    item: FileItem,
+    checked: CheckedPolicy,
 }
 
 /// The content of a statement. Revisions share entries, and with them all that is derived from a policy.
 #[derive(Clone)]
-enum Item {
+enum FileItem {
     Policy(Arc<PolicyEntry>),
     Template(Box<Template>),
 }
 
 /// The validation result of one statement; places count from the statement's own beginning.
 #[derive(Clone, Default)]
-struct Checked {
+struct CheckedPolicy {
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
     path_problems: Vec<Problem>,
@@ -82,7 +82,7 @@ struct Checked {
 /// One template link of `links.json`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Link {
+struct LinkItem {
     #[serde(alias = "template_id")]
     template: String,
     #[serde(alias = "link_id")]
@@ -162,7 +162,7 @@ impl ParsedFile {
     }
 }
 
-impl Item {
+impl FileItem {
     fn id(&self) -> &PolicyId {
         match self {
             Self::Policy(entry) => entry.policy().id(),
@@ -195,7 +195,8 @@ pub fn syntax_problems(name: &str, file: &SourceFile) -> Vec<Problem> {
     }
 }
 
-/// Parses and validates one file; takes over from `base`, an earlier reading of it, every statement that did not change.
+/// Parses and validates one file; takes over from `base`, an earlier reading of it, every statement that did not
+/// change.
 fn parse_file(
     name: &str,
     file: &SourceFile,
@@ -260,8 +261,8 @@ fn join(
         parsed.warnings.extend(known.checked.warnings.iter().map(placed));
         parsed.path_problems.extend(known.checked.path_problems.iter().map(placed));
         match &known.item {
-            Item::Policy(entry) => parsed.entries.push(Arc::clone(entry)),
-            Item::Template(template) => parsed.templates.push(Template::clone(template)),
+            FileItem::Policy(entry) => parsed.entries.push(Arc::clone(entry)),
+            FileItem::Template(template) => parsed.templates.push(Template::clone(template)),
         }
     }
     if !problems.is_empty() {
@@ -272,25 +273,25 @@ fn join(
 }
 
 /// Validates one statement strictly; the rest of the file makes no difference to it.
-fn check(item: &Item, text: &str, schema: &PortalSchema) -> Checked {
+fn check(item: &FileItem, text: &str, schema: &PortalSchema) -> CheckedPolicy {
     let mut set = PolicySet::new();
     let added = match item {
-        Item::Policy(entry) => set.add(entry.policy().clone()),
-        Item::Template(template) => set.add_template(Template::clone(template)),
+        FileItem::Policy(entry) => set.add(entry.policy().clone()),
+        FileItem::Template(template) => set.add_template(Template::clone(template)),
     };
     let (mut errors, warnings) = validate("", text, &set, &schema.validator);
     errors.extend(added.err().map(|e| Problem::new("", e.to_string())));
     let path_problems = match item {
-        Item::Policy(entry) => path_problems(entry, schema.path.as_ref(), &PathRules::default())
+        FileItem::Policy(entry) => path_problems(entry, schema.path.as_ref(), &PathRules::default())
             .into_iter()
             .map(|ImpossiblePath { path, problem }| match find(text, &path) {
                 Some(offset) => problem.at_span(text, offset, path.len()),
                 None => problem,
             })
             .collect(),
-        Item::Template(_) => Vec::new(),
+        FileItem::Template(_) => Vec::new(),
     };
-    Checked {
+    CheckedPolicy {
         errors,
         warnings,
         path_problems,
@@ -306,28 +307,31 @@ struct Naming<'a> {
 
 impl Naming<'_> {
     /// One policy or template, with its final id; `None` if the statement is anything else.
-    fn read(&self, number: usize, statement: &Statement<'_>) -> Option<Item> {
+    fn read(&self, number: usize, statement: &Statement<'_>) -> Option<FileItem> {
         let set = PolicySet::from_str(statement.text).ok()?;
         let mut policies = set.policies();
         let mut templates = set.templates();
         match (policies.next(), templates.next()) {
             (Some(policy), None) if policies.next().is_none() => {
                 let policy = policy.new_id(self.id(policy.annotation("id"), number));
-                Some(Item::Policy(Arc::new(PolicyEntry::new(&policy, self.place_of(statement))?)))
+                Some(FileItem::Policy(Arc::new(PolicyEntry::new(
+                    &policy,
+                    self.place_of(statement),
+                )?)))
             }
             (None, Some(template)) if templates.next().is_none() => {
                 let id = self.id(template.annotation("id"), number);
-                Some(Item::Template(Box::new(template.new_id(id))))
+                Some(FileItem::Template(Box::new(template.new_id(id))))
             }
             _ => None,
         }
     }
 
     /// The known result, moved to its present line.
-    fn place(&self, item: &Item, statement: &Statement<'_>) -> Item {
+    fn place(&self, item: &FileItem, statement: &Statement<'_>) -> FileItem {
         match item {
-            Item::Policy(entry) => Item::Policy(entry.at(self.place_of(statement))),
-            Item::Template(_) => item.clone(),
+            FileItem::Policy(entry) => FileItem::Policy(entry.at(self.place_of(statement))),
+            FileItem::Template(_) => item.clone(),
         }
     }
 
@@ -413,7 +417,7 @@ pub(super) fn link(
     validator: &Validator,
 ) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
     let text = file.text(name).map_err(|p| vec![p])?;
-    let links: Vec<Link> = serde_json::from_str(text).map_err(|e| {
+    let links: Vec<LinkItem> = serde_json::from_str(text).map_err(|e| {
         let problem = json_problem(name, &e, &e.to_string());
         vec![problem.with_help("a link is `{ \"template\": …, \"id\": …, \"slots\": { … } }`")]
     })?;
@@ -423,7 +427,7 @@ pub(super) fn link(
         let _known = set.add_template(template.clone());
     }
     let mut problems = Vec::new();
-    let places: Vec<json_items::Item<'_>> = items(text).collect();
+    let places: Vec<json_items::JsonItem<'_>> = items(text).collect();
     for (link, item) in links.iter().zip(&places) {
         if !templates.are_all && set.template(&PolicyId::new(&link.template)).is_none() {
             continue;
@@ -452,7 +456,7 @@ pub(super) fn link(
     if problems.is_empty() { Ok(entries) } else { Err(problems) }
 }
 
-fn add_link(set: &mut PolicySet, link: &Link) -> Result<(), String> {
+fn add_link(set: &mut PolicySet, link: &LinkItem) -> Result<(), String> {
     let mut slots = HashMap::new();
     for (slot, value) in &link.slots {
         let slot = match slot.as_str() {

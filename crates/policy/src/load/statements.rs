@@ -1,8 +1,13 @@
 //! Cuts policy text into its statements, so that the cost of an edit depends on the changed statements, not on the size
 //! of the file.
 //!
-//! In Cedar `;` ends a policy and occurs nowhere else but in strings and comments. Cedar decides
-//! whether a statement is a policy; a text that does not end with a statement is not cut.
+//! In Cedar `;` ends a policy and occurs nowhere else but in strings and comments. Cedar decides whether a statement is
+//! a policy; a text that does not end with a statement is not cut.
+//!
+//! Two readers could disagree about the end of a statement: this one, and Cedar's parser. So Cedar parses every piece,
+//! and a piece that is not exactly one policy or template refuses the whole file: a wrong cut loses no policy. A piece
+//! whose text was read before takes the known result over, and with it all that was prepared for the policy
+//! (docs/decisions/0017). One without `@id` is known only under the same number, because its id counts statements.
 
 use super::nesting::{skip_line, skip_string};
 

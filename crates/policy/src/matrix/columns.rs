@@ -1,7 +1,7 @@
 //! Cedar's partial evaluation of a portal's policies, column by column.
 //!
-//! The policies that cover a column's action are evaluated in one call. Rows that know the same about a policy share its
-//! result.
+//! The policies that cover a column's action are evaluated in one call. Rows that know the same about a policy share
+//! its result.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Cell, CellAnswer, Column, Conditions, Row, cell};
 use crate::engine::{PolicyEntry, PolicyInfo};
 use crate::error_chain::error_chain;
-use crate::partial::rewrite::{Known, Rewritten};
+use crate::partial::rewrite::{KnownMemberships, Rewritten};
 use crate::partial::{PartialOutcome, PartialQuery};
 use crate::revision::Revision;
 
@@ -157,7 +157,7 @@ impl<'a> Columns<'a> {
         if names.path.as_ref() == Some(&column.resource_type) {
             resource.extend(names.portal.clone());
         }
-        let known = Known {
+        let known = KnownMemberships {
             roles: &row.includes,
             role_type: self.role_type.as_ref(),
             resource: &resource,

@@ -1,12 +1,13 @@
-//! A policy's JSON with the questions answered whose answers are known and that Cedar's partial evaluation cannot be told.
+//! A policy's JSON in which what is known is filled in, where Cedar's partial evaluation has no way to take it.
 //!
-//! Cedar knows an entity's ancestors only together with its id, and the callers of a matrix's row have many ids. So `principal
-//! in Role::"viewer"` is replaced by `true` or `false` before; every other part stays for Cedar. The same holds for a path,
-//! which is in its portal under every id. Cedar takes a context whole or not at all, so known fields of it are filled in here.
+//! Cedar knows an entity's ancestors only together with its id, and the callers of a matrix's row have many ids. So
+//! `principal in Role::"viewer"` is replaced by `true` or `false` before; every other part stays for Cedar. The same
+//! holds for a path, which is in its portal under every id. Cedar takes a context whole or not at all, so known fields
+//! of it are filled in here.
 //!
-//! SECURITY: Cedar takes every entity for one that fits the schema, and answers `resource has owner` with `true` if the schema
-//! requires `owner`. The engine also decides about entities that no file and no query describes, and they have no attributes.
-//! With `stand_in` such an answer stays open, except about the variables that it calls described.
+//! SECURITY: Cedar takes every entity for one that fits the schema, and answers `resource has owner` with `true` if the
+//! schema requires `owner`. The engine also decides about entities that no file and no query describes, and they have
+//! no attributes. With `stand_in` such an answer stays open, except about the variables that it calls described.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -15,23 +16,23 @@ use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use serde_json::{Map, Value, json};
 
 /// Memberships of principal and resource that are known without their ids.
-pub(crate) struct Known<'a> {
+pub(crate) struct KnownMemberships<'a> {
     /// The principal is in these.
     pub roles: &'a BTreeSet<EntityUid>,
     /// The principal is in no other entity of this type.
     pub role_type: Option<&'a EntityTypeName>,
     /// The resource is in these.
     pub resource: &'a [EntityUid],
-    /// Fields of the context, as Cedar's JSON of expressions; `None`: the context does not have the field. Fields that are not
-    /// here are unknown.
+    /// Fields of the context, as Cedar's JSON of expressions; `None`: the context does not have the field. Fields that
+    /// are not here are unknown.
     pub context: &'a BTreeMap<String, Option<Value>>,
     /// If given, entities may lack what the schema requires of them.
-    pub stand_in: Option<StandIn<'a>>,
+    pub stand_in: Option<Placeholder<'a>>,
 }
 
 /// An entity that no query is about. A comparison with it keeps an answer open.
 #[derive(Clone, Copy)]
-pub(crate) struct StandIn<'a> {
+pub(crate) struct Placeholder<'a> {
     /// The variable whose id is not known: `principal` or `resource`.
     pub variable: &'static str,
     /// An entity of the variable's type.
@@ -55,7 +56,7 @@ enum Member {
     Open,
 }
 
-impl Known<'_> {
+impl KnownMemberships<'_> {
     fn member(&self, variable: &str, uid: &EntityUid) -> Member {
         match variable {
             "principal" if self.roles.contains(uid) => Member::Yes,
@@ -121,7 +122,7 @@ impl Known<'_> {
         } else if let Some(stand_in) = self.stand_in
             && is_doubtful(expression, stand_in.described)
         {
-            let StandIn { variable, uid, .. } = stand_in;
+            let Placeholder { variable, uid, .. } = stand_in;
             let open = json!({"==": {"left": {"Var": variable}, "right": {"Value": {"__entity": {
                 "type": uid.type_name().to_string(), "id": uid.id().unescaped()}}}}});
             *expression = json!({"&&": {"left": expression.take(), "right": open}});

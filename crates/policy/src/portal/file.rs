@@ -104,14 +104,14 @@ const KEYS: [&str; 11] = [
 
 /// A YAML value with its position in the file.
 #[derive(Debug)]
-enum Node {
+enum PlacedValue {
     Null,
     Bool(bool),
     /// A whole number, if it is one.
     Number(Option<i64>),
     Text(String),
-    List(Vec<Spanned<Node>>),
-    Map(Vec<(Spanned<String>, Spanned<Node>)>),
+    List(Vec<Spanned<PlacedValue>>),
+    Map(Vec<(Spanned<String>, Spanned<PlacedValue>)>),
 }
 
 /// A node with the key that leads to it.
@@ -119,7 +119,7 @@ enum Node {
 struct SourceLocation<'a> {
     key: String,
     line: Option<usize>,
-    node: &'a Node,
+    node: &'a PlacedValue,
 }
 
 type Errors = Vec<PortalFileError>;
@@ -129,7 +129,7 @@ impl PortalFile {
     pub fn parse(text: &str) -> Result<Self, Vec<PortalFileError>> {
         // Only `true` and `false` are booleans: an action may well be called `on`.
         let options = serde_saphyr::options! { strict_booleans: true };
-        let root: Spanned<Node> =
+        let root: Spanned<PlacedValue> =
             serde_saphyr::from_str_with_options(text, options).map_err(|error| vec![syntax_error(text, &error)])?;
         let root = SourceLocation {
             key: String::new(),
@@ -138,7 +138,7 @@ impl PortalFile {
         };
         let mut file = Self::default();
         let mut errors = Errors::new();
-        if !matches!(root.node, Node::Null) {
+        if !matches!(root.node, PlacedValue::Null) {
             let entries = root.entries(Some(&KEYS), &mut errors);
             // routes and public entries are compared as these rules say
             if let Some((_, place)) = entries.iter().find(|(name, _)| *name == "paths") {
@@ -197,19 +197,19 @@ impl<'a> SourceLocation<'a> {
 
     fn text(&self, errors: &mut Errors) -> Option<String> {
         match self.node {
-            Node::Text(text) if !text.trim().is_empty() => return Some(text.clone()),
-            Node::Text(_) => errors.push(self.error("is empty; write a text or remove the key")),
+            PlacedValue::Text(text) if !text.trim().is_empty() => return Some(text.clone()),
+            PlacedValue::Text(_) => errors.push(self.error("is empty; write a text or remove the key")),
             other => errors.push(self.error(format!("{other} where a text belongs; put it in quotes if it is one"))),
         }
         None
     }
 
     fn bool(&self, errors: &mut Errors) -> Option<bool> {
-        if let Node::Bool(value) = self.node {
+        if let PlacedValue::Bool(value) = self.node {
             return Some(*value);
         }
         let message = match self.node {
-            Node::Text(text) => match spelt_boolean(text) {
+            PlacedValue::Text(text) => match spelt_boolean(text) {
                 Some(meant) => format!("`{text}` is a text in YAML; write `{meant}`, without quotes"),
                 None => format!("the text `{text}` where `true` or `false` belongs"),
             },
@@ -220,11 +220,11 @@ impl<'a> SourceLocation<'a> {
     }
 
     fn items(&self, errors: &mut Errors) -> Vec<SourceLocation<'a>> {
-        let Node::List(items) = self.node else {
+        let PlacedValue::List(items) = self.node else {
             errors.push(self.error(format!("{} where a list belongs", self.node)));
             return Vec::new();
         };
-        let item = |(index, item): (usize, &'a Spanned<Node>)| SourceLocation {
+        let item = |(index, item): (usize, &'a Spanned<PlacedValue>)| SourceLocation {
             key: format!("{}.{index}", self.key),
             line: line_of(item),
             node: &item.value,
@@ -234,7 +234,7 @@ impl<'a> SourceLocation<'a> {
 
     /// The entries of a map, without those whose key is not one of `known`.
     fn entries(&self, known: Option<&[&str]>, errors: &mut Errors) -> Vec<(&'a str, SourceLocation<'a>)> {
-        let Node::Map(entries) = self.node else {
+        let PlacedValue::Map(entries) = self.node else {
             errors.push(self.error(format!("{} where keys and values belong", self.node)));
             return Vec::new();
         };
@@ -402,7 +402,7 @@ fn login(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<LoginBy> {
         }
         (None, Some(list)) => {
             let items = list.items(errors);
-            if matches!(list.node, Node::List(none) if none.is_empty()) {
+            if matches!(list.node, PlacedValue::List(none) if none.is_empty()) {
                 errors.push(list.error("names no provider; name one, or remove `login`"));
             }
             items
@@ -427,7 +427,7 @@ fn required<'a>(
     errors: &mut Errors,
 ) -> Option<SourceLocation<'a>> {
     let found = entries.iter().find(|(key, _)| *key == name);
-    if found.is_none() && matches!(parent.node, Node::Map(_)) {
+    if found.is_none() && matches!(parent.node, PlacedValue::Map(_)) {
         errors.push(parent.error(format!("`{name}` is missing")));
     }
     found.map(|(_, place)| place.clone())
@@ -445,7 +445,7 @@ fn supplied(place: &SourceLocation<'_>, errors: &mut Errors) -> BTreeMap<String,
 }
 
 fn cors(place: &SourceLocation<'_>, errors: &mut Errors) -> Cors {
-    if let Node::Text(text) = place.node {
+    if let PlacedValue::Text(text) = place.node {
         if text == "app" {
             return Cors::App;
         }
@@ -488,7 +488,7 @@ fn syntax_error(text: &str, error: &serde_saphyr::Error) -> PortalFileError {
     }
 }
 
-impl fmt::Display for Node {
+impl fmt::Display for PlacedValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Null => "nothing",
@@ -501,7 +501,7 @@ impl fmt::Display for Node {
     }
 }
 
-impl<'de> Deserialize<'de> for Node {
+impl<'de> Deserialize<'de> for PlacedValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(NodeVisitor)
     }
@@ -510,58 +510,58 @@ impl<'de> Deserialize<'de> for Node {
 struct NodeVisitor;
 
 impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
+    type Value = PlacedValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a YAML value")
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Node, E> {
-        Ok(Node::Null)
+    fn visit_unit<E: de::Error>(self) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Null)
     }
 
-    fn visit_none<E: de::Error>(self) -> Result<Node, E> {
-        Ok(Node::Null)
+    fn visit_none<E: de::Error>(self) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Null)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
-        Node::deserialize(deserializer)
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<PlacedValue, D::Error> {
+        PlacedValue::deserialize(deserializer)
     }
 
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Node, E> {
-        Ok(Node::Bool(value))
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Bool(value))
     }
 
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Node, E> {
-        Ok(Node::Number(Some(value)))
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Number(Some(value)))
     }
 
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Node, E> {
-        Ok(Node::Number(i64::try_from(value).ok()))
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Number(i64::try_from(value).ok()))
     }
 
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Node, E> {
-        Ok(Node::Number(None))
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Number(None))
     }
 
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<Node, E> {
-        Ok(Node::Text(value.to_owned()))
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Text(value.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<PlacedValue, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = access.next_element()? {
             items.push(item);
         }
-        Ok(Node::List(items))
+        Ok(PlacedValue::List(items))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<PlacedValue, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = access.next_entry()? {
             entries.push(entry);
         }
-        Ok(Node::Map(entries))
+        Ok(PlacedValue::Map(entries))
     }
 }
 

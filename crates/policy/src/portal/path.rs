@@ -1,8 +1,8 @@
 //! The canonical path: policies decide on the same path that the app receives.
 //!
-//! The gate parses the path before it looks for the portal. A path that two parsers could read differently is refused, never
-//! repaired; every accepted path has one spelling. Must never guess, and must never decode anything into a separator. The whole
-//! file is pure: no configuration, no request types.
+//! The gate parses the path before it looks for the portal. A path that two parsers could read differently is refused,
+//! never repaired; every accepted path has one spelling. Must never guess, and must never decode anything into a
+//! separator. The whole file is pure: no configuration, no request types.
 //!
 //! `opaque` reads the paths that only some portals take, `rules` says how a portal reads a path.
 
@@ -107,7 +107,8 @@ impl CanonicalPath {
 
     /// As `parse`, but keeps segments that apps read in different ways (`a%2Fb`, `a;b`, an empty one, `%25xx`).
     ///
-    /// SECURITY: only a portal that names a prefix of such a path may decide on it: [`rules::PathRules::read`] checks that.
+    /// SECURITY: only a portal that names a prefix of such a path may decide on it: [`rules::PathRules::read`] checks
+    /// that.
     pub fn parse_request(raw: &str) -> Result<Self, PathError> {
         let rule = match Self::parse(raw) {
             Err(rule) if opaque::is_opaque(rule) => rule,
@@ -144,9 +145,9 @@ impl CanonicalPath {
 
     /// The id with every escape decoded that a segment can do without (`%3A`, `%40`, `%2B`…).
     ///
-    /// SECURITY: `/a%3Ab` and `/a:b` have different ids, as RFC 3986 wants, but most apps read them alike. Every look-up by
-    /// path (portal, route, public entry) compares this one, and where it differs from `id()` a forbid on either must hold;
-    /// else an escape would bypass a rule.
+    /// SECURITY: `/a%3Ab` and `/a:b` have different ids, as RFC 3986 wants, but most apps read them alike. Every
+    /// look-up by path (portal, route, public entry) compares this one, and where it differs from `id()` a forbid on
+    /// either must hold; else an escape would bypass a rule.
     pub fn plain_id(&self) -> &str {
         self.plain.as_deref().unwrap_or_else(|| self.id())
     }
@@ -243,12 +244,12 @@ fn check_shape(length: usize, dots: usize) -> Result<(), PathError> {
 }
 
 /// One segment of a path, as it was sent.
-struct Segment<'a> {
+struct RawSegment<'a> {
     text: &'a str,
     is_last: bool,
 }
 
-impl Segment<'_> {
+impl RawSegment<'_> {
     /// Writes the canonical spelling. Only the last segment may be empty.
     fn rewrite(&self, out: &mut String) -> Result<(), PathError> {
         match (self.text, self.is_last) {
@@ -260,13 +261,13 @@ impl Segment<'_> {
 }
 
 /// The segments of a path given without its first `/`; an error in place of the first that is too many.
-fn segments(tail: &str) -> impl Iterator<Item = Result<Segment<'_>, PathError>> {
+fn segments(tail: &str) -> impl Iterator<Item = Result<RawSegment<'_>, PathError>> {
     let mut texts = tail.split('/').peekable();
     let mut count = 0_usize;
     std::iter::from_fn(move || {
         let text = texts.next()?;
         count += 1;
-        let segment = Segment {
+        let segment = RawSegment {
             text,
             is_last: texts.peek().is_none(),
         };
@@ -382,7 +383,8 @@ pub(crate) fn escape_all(text: &str) -> String {
     out
 }
 
-/// `None` if the canonical text is plain already. Works on segments and on ids: no escape of a canonical path decodes to `/`.
+/// `None` if the canonical text is plain already. Works on segments and on ids: no escape of a canonical path decodes
+/// to `/`.
 fn plain_of(text: &str) -> Option<Box<str>> {
     if !text.contains('%') {
         return None;

@@ -3,8 +3,9 @@
 //! Built when a portal's files are loaded, read on every request. Lookup walks a tree by segment, so its cost follows
 //! the path, not the number of routes. Must never give two different sets of captured values the same resource id.
 //!
-//! Resource ids: `"{order}"` alone is the decoded text of the segment. An id put together from more parts escapes in each value
-//! everything but `A-Z a-z 0-9 - . _ ~`, and between two values there is a character outside of these and `%`.
+//! Resource ids: `"{order}"` alone is the decoded text of the segment. An id put together from more parts escapes in
+//! each value everything but `A-Z a-z 0-9 - . _ ~`, and between two values there is a character outside of these and
+//! `%`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -55,16 +56,16 @@ pub struct RouteMatch {
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Arc<Route>>,
-    methods: FxHashMap<String, Node>,
+    methods: FxHashMap<String, RouteNode>,
 }
 
 /// Paths that need no identity.
 #[derive(Clone, Debug, Default)]
 pub struct PublicPaths {
-    entries: Vec<(String, Vec<Segment>)>,
-    methods: FxHashMap<String, Node>,
+    entries: Vec<(String, Vec<RouteSegment>)>,
+    methods: FxHashMap<String, RouteNode>,
     /// The entries of all methods together, for [`Self::overlaps`].
-    any_method: Node,
+    any_method: RouteNode,
 }
 
 /// One entry of `public`.
@@ -77,7 +78,7 @@ pub struct PublicEntry<'a> {
 
 /// The part of the tree below a path that a rule covers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Reach {
+pub enum RuleReach {
     Exact,
     Subtree,
 }
@@ -105,7 +106,7 @@ pub enum RouteError {
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-enum Segment {
+enum RouteSegment {
     /// In plain spelling: see `CanonicalPath::plain_id`; in lower case where the app ignores case.
     Literal(String),
     /// `{name}`; `*` has no name.
@@ -115,17 +116,17 @@ enum Segment {
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-enum Part {
+enum SegmentPart {
     Literal(String),
     /// The segment of the path at this position.
     Value(usize),
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct IdTemplate(Vec<Part>);
+struct IdTemplate(Vec<SegmentPart>);
 
-/// The method whose routes and public entries hold for this method too: a HEAD is a GET whose answer has no body (RFC 9110,
-/// 9.3.2).
+/// The method whose routes and public entries hold for this method too: a HEAD is a GET whose answer has no body (RFC
+/// 9110, 9.3.2).
 ///
 /// SECURITY: a request that borrows an entry must also survive every forbid of the method that lends it.
 pub fn lender(method: &str) -> Option<&'static str> {
@@ -134,20 +135,20 @@ pub fn lender(method: &str) -> Option<&'static str> {
 
 /// The rule of a method, and that of its lender.
 struct Methods<'a> {
-    own: Option<&'a Node>,
-    other: Option<&'a Node>,
+    own: Option<&'a RouteNode>,
+    other: Option<&'a RouteNode>,
 }
 
 /// Paths that share a prefix share nodes; each node is visited at most once per lookup.
 #[derive(Clone, Debug, Default)]
-struct Node {
-    literals: FxHashMap<String, Node>,
-    any: Option<Box<Node>>,
+struct RouteNode {
+    literals: FxHashMap<String, RouteNode>,
+    any: Option<Box<RouteNode>>,
     /// Index of the entry that ends here.
     here: Option<usize>,
     /// Index of the entry that goes on with `**`.
     rest: Option<usize>,
-    /// The least index of this node and all nodes below it, where [`Node::note`] was called.
+    /// The least index of this node and all nodes below it, where [`RouteNode::note`] was called.
     least: Option<usize>,
 }
 
@@ -267,8 +268,9 @@ impl PublicPaths {
         })
     }
 
-    /// The first entry, of any method, that could match the path itself or, with [`Reach::Subtree`], anything under it.
-    pub fn overlaps(&self, path_id: &str, reach: Reach) -> Option<&str> {
+    /// The first entry, of any method, that could match the path itself or, with [`RuleReach::Subtree`], anything under
+    /// it.
+    pub fn overlaps(&self, path_id: &str, reach: RuleReach) -> Option<&str> {
         let plain: SmallVec<[Cow<'_, str>; 16]> = segments_of(path_id).map(plain_segment).collect();
         let mut first = None;
         self.any_method.touched_by(&plain, reach, &mut first);
@@ -295,52 +297,52 @@ impl PublicPaths {
 }
 
 /// True if some path matches both templates.
-fn meet(one: &[Segment], other: &[Segment]) -> bool {
+fn meet(one: &[RouteSegment], other: &[RouteSegment]) -> bool {
     match (one.split_first(), other.split_first()) {
-        (Some((Segment::Rest, _)), _) | (_, Some((Segment::Rest, _))) => true,
+        (Some((RouteSegment::Rest, _)), _) | (_, Some((RouteSegment::Rest, _))) => true,
         (None, None) => true,
         (None, Some(_)) | (Some(_), None) => false,
-        (Some((Segment::Literal(a), _)), Some((Segment::Literal(b), _))) if a != b => false,
+        (Some((RouteSegment::Literal(a), _)), Some((RouteSegment::Literal(b), _))) if a != b => false,
         (Some((_, one)), Some((_, other))) => meet(one, other),
     }
 }
 
-impl Node {
-    fn end_of(&mut self, segments: &[Segment]) -> &mut Option<usize> {
+impl RouteNode {
+    fn end_of(&mut self, segments: &[RouteSegment]) -> &mut Option<usize> {
         let Some((first, others)) = segments.split_first() else {
             return &mut self.here;
         };
         match first {
-            Segment::Literal(text) => self.literals.entry(text.clone()).or_default().end_of(others),
-            Segment::Any(_) => self.any.get_or_insert_default().end_of(others),
-            Segment::Rest => &mut self.rest,
+            RouteSegment::Literal(text) => self.literals.entry(text.clone()).or_default().end_of(others),
+            RouteSegment::Any(_) => self.any.get_or_insert_default().end_of(others),
+            RouteSegment::Rest => &mut self.rest,
         }
     }
 
     /// Notes an entry in the nodes that lead to it. Entries come in the order of their indexes.
-    fn note(&mut self, segments: &[Segment], index: usize) {
+    fn note(&mut self, segments: &[RouteSegment], index: usize) {
         self.least.get_or_insert(index);
         let Some((first, others)) = segments.split_first() else {
             return;
         };
         match first {
-            Segment::Literal(text) => self.literals.entry(text.clone()).or_default().note(others, index),
-            Segment::Any(_) => self.any.get_or_insert_default().note(others, index),
-            Segment::Rest => {}
+            RouteSegment::Literal(text) => self.literals.entry(text.clone()).or_default().note(others, index),
+            RouteSegment::Any(_) => self.any.get_or_insert_default().note(others, index),
+            RouteSegment::Rest => {}
         }
     }
 
-    /// Lowers `first` to the least index of an entry that could match the path itself or, with [`Reach::Subtree`], anything
-    /// under it.
-    fn touched_by<S: AsRef<str>>(&self, segments: &[S], reach: Reach, first: &mut Option<usize>) {
+    /// Lowers `first` to the least index of an entry that could match the path itself or, with [`RuleReach::Subtree`],
+    /// anything under it.
+    fn touched_by<S: AsRef<str>>(&self, segments: &[S], reach: RuleReach, first: &mut Option<usize>) {
         let is_earlier = |index: usize, first: &Option<usize>| first.is_none_or(|known| index < known);
         if !self.least.is_some_and(|least| is_earlier(least, first)) {
             return;
         }
         let Some((segment, others)) = segments.split_first() else {
             let ends = match reach {
-                Reach::Exact => self.here.into_iter().chain(self.rest).min(),
-                Reach::Subtree => self.least,
+                RuleReach::Exact => self.here.into_iter().chain(self.rest).min(),
+                RuleReach::Subtree => self.least,
             };
             *first = ends.filter(|index| is_earlier(*index, first)).or(*first);
             return;
@@ -364,19 +366,19 @@ impl Node {
 }
 
 impl IdTemplate {
-    fn parse(id: &str, segments: &[Segment], route: &str) -> Result<Self, RouteError> {
+    fn parse(id: &str, segments: &[RouteSegment], route: &str) -> Result<Self, RouteError> {
         let mut parts = Vec::new();
         let mut tail = id;
         while let Some((literal, after)) = tail.split_once('{') {
             let (name, others) = after.split_once('}').ok_or_else(|| RouteError::Braces(id.to_owned()))?;
             push_literal(&mut parts, literal, id)?;
-            let captured = |segment: &Segment| matches!(segment, Segment::Any(Some(own)) if own == name);
+            let captured = |segment: &RouteSegment| matches!(segment, RouteSegment::Any(Some(own)) if own == name);
             let value = segments.iter().position(captured).ok_or_else(|| RouteError::UnknownCapture {
                 route: route.to_owned(),
                 id: id.to_owned(),
                 name: name.to_owned(),
             })?;
-            parts.push(Part::Value(value));
+            parts.push(SegmentPart::Value(value));
             tail = others;
         }
         push_literal(&mut parts, tail, id)?;
@@ -386,14 +388,14 @@ impl IdTemplate {
 
     /// `None` only if a segment is missing, which a matching path cannot do.
     fn fill(&self, segments: &[&str]) -> Option<String> {
-        if let [Part::Value(value)] = self.0.as_slice() {
+        if let [SegmentPart::Value(value)] = self.0.as_slice() {
             return segments.get(*value).map(|segment| decoded_segment(segment).into_owned());
         }
         let mut id = String::new();
         for part in &self.0 {
             match part {
-                Part::Literal(text) => id.push_str(text),
-                Part::Value(value) => id.push_str(&escape_all(&decoded_segment(segments.get(*value)?))),
+                SegmentPart::Literal(text) => id.push_str(text),
+                SegmentPart::Value(value) => id.push_str(&escape_all(&decoded_segment(segments.get(*value)?))),
             }
         }
         Some(id)
@@ -401,7 +403,8 @@ impl IdTemplate {
 }
 
 impl Route {
-    /// The bytes before the route in the text of its file. Its path may also be another route's, or the beginning of one.
+    /// The bytes before the route in the text of its file. Its path may also be another route's, or the beginning of
+    /// one.
     pub fn written_at(&self, text: &str) -> Option<usize> {
         let written = self.to_string();
         let is_whole = |after: &str| {
@@ -419,25 +422,25 @@ impl fmt::Display for Route {
     }
 }
 
-fn push_literal(parts: &mut Vec<Part>, literal: &str, id: &str) -> Result<(), RouteError> {
+fn push_literal(parts: &mut Vec<SegmentPart>, literal: &str, id: &str) -> Result<(), RouteError> {
     if literal.contains(['{', '}']) {
         return Err(RouteError::Braces(id.to_owned()));
     }
     if !literal.is_empty() {
-        parts.push(Part::Literal(literal.to_owned()));
+        parts.push(SegmentPart::Literal(literal.to_owned()));
     }
     Ok(())
 }
 
 /// The first separator character after a value ends it, so that an id can be taken apart again.
-fn check_injective(parts: &[Part], id: &str) -> Result<(), RouteError> {
+fn check_injective(parts: &[SegmentPart], id: &str) -> Result<(), RouteError> {
     let separates = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~' | '%'));
     let neighbours = parts.iter().zip(parts.iter().skip(1));
     let side_by_side = neighbours
         .clone()
-        .any(|pair| matches!(pair, (Part::Value(_), Part::Value(_))));
+        .any(|pair| matches!(pair, (SegmentPart::Value(_), SegmentPart::Value(_))));
     let weak = neighbours.zip(parts.iter().skip(2)).any(
-        |((before, between), after)| matches!((before, between, after), (Part::Value(_), Part::Literal(text), Part::Value(_)) if !text.contains(separates)),
+        |((before, between), after)| matches!((before, between, after), (SegmentPart::Value(_), SegmentPart::Literal(text), SegmentPart::Value(_)) if !text.contains(separates)),
     );
     if side_by_side || weak {
         return Err(RouteError::NotInjective(id.to_owned()));
@@ -446,20 +449,20 @@ fn check_injective(parts: &[Part], id: &str) -> Result<(), RouteError> {
 }
 
 impl<'a> Methods<'a> {
-    fn of(all: &'a FxHashMap<String, Node>, method: &str) -> Option<Self> {
+    fn of(all: &'a FxHashMap<String, RouteNode>, method: &str) -> Option<Self> {
         let own = all.get(method);
         let other = lender(method).and_then(|lender| all.get(lender));
         (own.is_some() || other.is_some()).then_some(Self { own, other })
     }
 
     fn find(&self, segments: &[&str]) -> Option<usize> {
-        let find = |node: Option<&Node>| node.and_then(|node| node.find(segments));
+        let find = |node: Option<&RouteNode>| node.and_then(|node| node.find(segments));
         find(self.own).or_else(|| find(self.other))
     }
 }
 
 /// `METHOD /template` → method, template as written, segments.
-fn parse_entry(entry: &str, case: Case) -> Result<(&str, &str, Vec<Segment>), RouteError> {
+fn parse_entry(entry: &str, case: Case) -> Result<(&str, &str, Vec<RouteSegment>), RouteError> {
     let form = || RouteError::Form(entry.to_owned());
     let (method, text) = entry.split_once(' ').ok_or_else(form)?;
     let upper = |b: u8| b.is_ascii_uppercase() || matches!(b, b'-' | b'_');
@@ -479,10 +482,10 @@ fn parse_entry(entry: &str, case: Case) -> Result<(&str, &str, Vec<Segment>), Ro
     Ok((method, text, segments))
 }
 
-fn parse_segment(segment: &str, before: &[Segment], entry: &str, case: Case) -> Result<Segment, RouteError> {
+fn parse_segment(segment: &str, before: &[RouteSegment], entry: &str, case: Case) -> Result<RouteSegment, RouteError> {
     match segment {
-        "*" => return Ok(Segment::Any(None)),
-        "**" => return Ok(Segment::Rest),
+        "*" => return Ok(RouteSegment::Any(None)),
+        "**" => return Ok(RouteSegment::Rest),
         _ => {}
     }
     if let Some(name) = segment.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
@@ -490,7 +493,7 @@ fn parse_segment(segment: &str, before: &[Segment], entry: &str, case: Case) -> 
         if !first || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             return Err(template_error(entry, segment));
         }
-        let capture = Segment::Any(Some(name.to_owned()));
+        let capture = RouteSegment::Any(Some(name.to_owned()));
         if before.contains(&capture) {
             return Err(RouteError::CapturedTwice {
                 route: entry.to_owned(),
@@ -514,7 +517,7 @@ fn parse_segment(segment: &str, before: &[Segment], entry: &str, case: Case) -> 
         Case::Distinguished => plain,
         Case::Ignored => folded(&plain).map_err(|_no_pair| literal())?.into_owned().into(),
     };
-    Ok(Segment::Literal(compared.into_owned()))
+    Ok(RouteSegment::Literal(compared.into_owned()))
 }
 
 fn template_error(entry: &str, segment: &str) -> RouteError {
@@ -721,15 +724,15 @@ mod tests {
         assert_eq!(own.find("HEAD", &reading(&path("/p"))), Some("HEAD"));
         assert_eq!(public.find("HEAD", &reading(&path("/p"))), Some("GET"));
         for (id, reach, expected) in [
-            ("/p/assets/secret", Reach::Exact, Some("GET /p/assets/**")),
-            ("/p/assets", Reach::Exact, Some("GET /p/assets/**")),
-            ("/p/hook", Reach::Exact, None),
-            ("/p/hook", Reach::Subtree, Some("POST /p/hook/*")),
-            ("/p/hook/1/2", Reach::Subtree, None),
-            ("/", Reach::Exact, None),
-            ("/", Reach::Subtree, Some("GET /p/assets/**")),
-            ("/q", Reach::Subtree, None),
-            ("/p", Reach::Exact, Some("GET /p")),
+            ("/p/assets/secret", RuleReach::Exact, Some("GET /p/assets/**")),
+            ("/p/assets", RuleReach::Exact, Some("GET /p/assets/**")),
+            ("/p/hook", RuleReach::Exact, None),
+            ("/p/hook", RuleReach::Subtree, Some("POST /p/hook/*")),
+            ("/p/hook/1/2", RuleReach::Subtree, None),
+            ("/", RuleReach::Exact, None),
+            ("/", RuleReach::Subtree, Some("GET /p/assets/**")),
+            ("/q", RuleReach::Subtree, None),
+            ("/p", RuleReach::Exact, Some("GET /p")),
         ] {
             assert_eq!(public.overlaps(id, reach), expected, "{id} {reach:?}");
         }
@@ -737,19 +740,19 @@ mod tests {
     }
 
     /// One entry alone, without the tree.
-    fn touches(pattern: &[Segment], path_id: &str, reach: Reach) -> bool {
+    fn touches(pattern: &[RouteSegment], path_id: &str, reach: RuleReach) -> bool {
         let mut pattern = pattern.iter();
         for segment in segments_of(path_id) {
             match pattern.next() {
-                Some(Segment::Rest) => return true,
-                Some(Segment::Any(_)) => {}
-                Some(Segment::Literal(text)) if *text == plain_segment(segment) => {}
-                Some(Segment::Literal(_)) | None => return false,
+                Some(RouteSegment::Rest) => return true,
+                Some(RouteSegment::Any(_)) => {}
+                Some(RouteSegment::Literal(text)) if *text == plain_segment(segment) => {}
+                Some(RouteSegment::Literal(_)) | None => return false,
             }
         }
         match (reach, pattern.next()) {
-            (Reach::Subtree, _) | (Reach::Exact, None | Some(Segment::Rest)) => true,
-            (Reach::Exact, Some(_)) => false,
+            (RuleReach::Subtree, _) | (RuleReach::Exact, None | Some(RouteSegment::Rest)) => true,
+            (RuleReach::Exact, Some(_)) => false,
         }
     }
 
@@ -795,7 +798,7 @@ mod tests {
             let entries: Vec<String> = entries.iter().map(|(method, path)| format!("{method} {path}")).collect();
             let public = PublicPaths::new(&entries, Case::Distinguished).unwrap();
             let id = format!("/{}", segments.join("/"));
-            let reach = if is_exact { Reach::Exact } else { Reach::Subtree };
+            let reach = if is_exact { RuleReach::Exact } else { RuleReach::Subtree };
             let naive = public.entries.iter().find(|(_, pattern)| touches(pattern, &id, reach));
             prop_assert_eq!(public.overlaps(&id, reach), naive.map(|(text, _)| text.as_str()));
         }
@@ -818,7 +821,7 @@ mod tests {
 
         #[test]
         fn different_values_never_share_a_composed_id(a in "[a%:/. -]{1,4}", b in "[a%:/. -]{1,4}", c in "[a%:/. -]{1,4}", d in "[a%:/. -]{1,4}") {
-            let captures = ["a", "b"].map(|name| Segment::Any(Some(name.to_owned())));
+            let captures = ["a", "b"].map(|name| RouteSegment::Any(Some(name.to_owned())));
             for id in ["{a}:{b}", "x{a}-/-{b}y", "{b} {a}"] {
                 let template = IdTemplate::parse(id, &captures, "GET /{a}/{b}").unwrap();
                 let fill = |a: &str, b: &str| template.fill(&[&escape_all(a), &escape_all(b)]).unwrap();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::problem::Problem;
-use super::unread::{Severity, Unread};
+use super::unread::{Unread, UnreadSeverity};
 use crate::digest::sha256_of;
 use crate::text;
 use crate::types::PortalSlug;
@@ -182,10 +182,10 @@ impl Tree {
 
     /// Files of one portal that are not read and look like nothing that decides.
     pub fn portal_strays(&self, slug: &PortalSlug) -> Vec<Problem> {
-        self.unread_of(slug, Severity::Stray)
+        self.unread_of(slug, UnreadSeverity::Stray)
     }
 
-    fn unread_of(&self, slug: &PortalSlug, severity: Severity) -> Vec<Problem> {
+    fn unread_of(&self, slug: &PortalSlug, severity: UnreadSeverity) -> Vec<Problem> {
         let found = self
             .unread
             .iter()
@@ -204,7 +204,7 @@ impl Tree {
                 || file == format!("schemas/{slug}.cedarschema")
         };
         let mut problems: Vec<Problem> = self.problems.iter().filter(|p| is_own(&p.file)).cloned().collect();
-        problems.extend(self.unread_of(slug, Severity::Mistake));
+        problems.extend(self.unread_of(slug, UnreadSeverity::Mistake));
         problems
     }
 

@@ -26,11 +26,11 @@ pub struct Unread {
     pub problem: Problem,
     /// `None`: every portal's.
     pub owner: Option<PortalSlug>,
-    pub severity: Severity,
+    pub severity: UnreadSeverity,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Severity {
+pub enum UnreadSeverity {
     /// It looks like a file that decides something.
     Mistake,
     Stray,
@@ -38,7 +38,7 @@ pub enum Severity {
 
 /// What an unread file is, before it is a problem.
 struct FoundFile {
-    severity: Severity,
+    severity: UnreadSeverity,
     message: String,
     help: String,
 }
@@ -78,7 +78,7 @@ impl Unread {
         Self {
             problem: Problem::new(name, "lies deeper than the gate reads").with_help("move its files up"),
             owner: owner.and_then(PortalSlug::parse),
-            severity: Severity::Stray,
+            severity: UnreadSeverity::Stray,
         }
     }
 
@@ -90,7 +90,7 @@ impl Unread {
 
 fn mistake(message: impl Into<String>, help: impl Into<String>) -> Option<FoundFile> {
     Some(FoundFile {
-        severity: Severity::Mistake,
+        severity: UnreadSeverity::Mistake,
         message: format!("is not read: {}", message.into()),
         help: help.into(),
     })
@@ -98,7 +98,7 @@ fn mistake(message: impl Into<String>, help: impl Into<String>) -> Option<FoundF
 
 fn stray(help: &str) -> Option<FoundFile> {
     Some(FoundFile {
-        severity: Severity::Stray,
+        severity: UnreadSeverity::Stray,
         message: "is not read".to_owned(),
         help: help.to_owned(),
     })
@@ -313,7 +313,7 @@ mod tests {
             ("schemas/_Shared.cedarschema", None),
         ] {
             let found = Unread::of(name).unwrap_or_else(|| panic!("{name}"));
-            assert_eq!(found.severity, Severity::Mistake, "{name}");
+            assert_eq!(found.severity, UnreadSeverity::Mistake, "{name}");
             assert_eq!(found.owner.as_ref().map(PortalSlug::as_str), owner, "{name}");
         }
     }
@@ -332,7 +332,11 @@ mod tests {
             "policies/kustomization.yaml",
             "schemas/shop.png",
         ] {
-            assert_eq!(Unread::of(name).map(|found| found.severity), Some(Severity::Stray), "{name}");
+            assert_eq!(
+                Unread::of(name).map(|found| found.severity),
+                Some(UnreadSeverity::Stray),
+                "{name}"
+            );
         }
     }
 }

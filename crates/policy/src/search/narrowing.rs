@@ -1,10 +1,11 @@
 //! Which candidates a permit can reach, by their memberships: what Cedar's partial evaluation leaves of each policy.
 //!
-//! One side of the question is known, the other one by its type alone. A permit that cannot hold is left out. For each other
-//! permit this file knows memberships without which it does not hold: `resource in Folder::"a"`. A candidate that lacks one for
-//! every permit is excluded.
+//! One side of the question is known, the other one by its type alone. A permit that cannot hold is left out. For each
+//! other permit this file knows memberships without which it does not hold: `resource in Folder::"a"`. A candidate that
+//! lacks one for every permit is excluded.
 //!
-//! SECURITY: a wrong exclusion would hide a result and allow nothing. Any doubt keeps the candidate: the decision follows.
+//! SECURITY: a wrong exclusion would hide a result and allow nothing. Any doubt keeps the candidate: the decision
+//! follows.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -21,7 +22,7 @@ use crate::decision::named::{NamedParts, parts};
 use crate::engine::entities::EntityStore;
 use crate::engine::{Ancestors, PolicyEntry, QueryEntity};
 use crate::error_chain::error_chain;
-use crate::partial::rewrite::{Known, StandIn};
+use crate::partial::rewrite::{KnownMemberships, Placeholder};
 use crate::partial::{PartialOutcome, PartialQuery, demanded_memberships};
 
 /// Id of an entity that stands in for the candidates; it is never decided about.
@@ -154,12 +155,12 @@ impl Search<'_> {
             entities.and_then(|known| PartialEntities::from_concrete(known, &schema.cedar).map_err(|error| error_chain(&error)));
         let stand_in = EntityUid::from_type_name_and_id(question.ty.clone(), EntityId::new(STAND_IN));
         let described = self.described(question);
-        let known = Known {
+        let known = KnownMemberships {
             roles: &BTreeSet::new(),
             role_type: None,
             resource: &[],
             context: &BTreeMap::new(),
-            stand_in: Some(StandIn {
+            stand_in: Some(Placeholder {
                 variable: question.variable,
                 uid: &stand_in,
                 described: &described,

@@ -48,26 +48,26 @@ const BUILT_IN: [&str; 12] = [
 /// A path of the description as a route of the portal.
 #[derive(Debug)]
 pub(super) struct RoutePath {
-    segments: Vec<Segment>,
+    segments: Vec<NameSegment>,
     /// Position of the first segment of the description's own path.
     own: usize,
 }
 
 #[derive(Debug)]
-enum Segment {
+enum NameSegment {
     Literal(String),
     /// A whole segment that is captured under this name.
     Value(String),
 }
 
 /// What an operation is about.
-pub(super) struct Resource {
+pub(super) struct OperationResource {
     pub ty: String,
     pub id: String,
 }
 
 /// The names in use. A type stands for one shape of ids only: two shapes would give one thing two names.
-pub(super) struct Names {
+pub(super) struct UsedNames {
     types: BTreeMap<String, String>,
     actions: BTreeSet<String>,
 }
@@ -93,9 +93,9 @@ impl RoutePath {
     }
 
     /// A segment with a parameter is captured whole: a route has no smaller parts.
-    fn segment(&self, text: &str) -> Segment {
+    fn segment(&self, text: &str) -> NameSegment {
         if !text.contains('{') {
-            return Segment::Literal(utf8_percent_encode(text, ESCAPED).to_string());
+            return NameSegment::Literal(utf8_percent_encode(text, ESCAPED).to_string());
         }
         let name = words(text).join("_");
         let name = match name.chars().next() {
@@ -108,7 +108,7 @@ impl RoutePath {
             free = format!("{name}_{number}");
             number += 1;
         }
-        Segment::Value(free)
+        NameSegment::Value(free)
     }
 
     /// What a reader of the routes must know of a segment that is more or less than one parameter.
@@ -126,8 +126,8 @@ impl RoutePath {
 
     fn values(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(|segment| match segment {
-            Segment::Value(name) => Some(name.as_str()),
-            Segment::Literal(_) => None,
+            NameSegment::Value(name) => Some(name.as_str()),
+            NameSegment::Literal(_) => None,
         })
     }
 
@@ -140,9 +140,9 @@ impl RoutePath {
     }
 
     fn written(&self, value: impl Fn(&str) -> String) -> String {
-        let segment = |segment: &Segment| match segment {
-            Segment::Literal(text) => format!("/{text}"),
-            Segment::Value(name) => format!("/{}", value(name)),
+        let segment = |segment: &NameSegment| match segment {
+            NameSegment::Literal(text) => format!("/{text}"),
+            NameSegment::Value(name) => format!("/{}", value(name)),
         };
         let text: String = self.segments.iter().map(segment).collect();
         if text.is_empty() { "/".to_owned() } else { text }
@@ -155,14 +155,14 @@ impl RoutePath {
         let mut follows_a_value = false;
         for (at, segment) in self.segments.iter().enumerate() {
             match segment {
-                Segment::Literal(text) => before = Some(text).filter(|_| at >= self.own),
-                Segment::Value(value) => match before.take() {
+                NameSegment::Literal(text) => before = Some(text).filter(|_| at >= self.own),
+                NameSegment::Value(value) => match before.take() {
                     Some(literal) => name.push_str(&pascal(&singular(literal))),
                     None if follows_a_value && !name.is_empty() => {}
                     None => name.push_str(&pascal(without_id(value))),
                 },
             }
-            follows_a_value = matches!(segment, Segment::Value(_));
+            follows_a_value = matches!(segment, NameSegment::Value(_));
         }
         name
     }
@@ -173,8 +173,8 @@ impl RoutePath {
         let mut last = "";
         for segment in self.segments.iter().skip(self.own) {
             match segment {
-                Segment::Literal(text) => last = text,
-                Segment::Value(_) => {
+                NameSegment::Literal(text) => last = text,
+                NameSegment::Value(_) => {
                     shape.push_str(&format!("/{last}/*"));
                     last = "";
                 }
@@ -184,7 +184,7 @@ impl RoutePath {
     }
 }
 
-impl Names {
+impl UsedNames {
     pub fn new(types: &BTreeSet<String>, actions: &BTreeSet<String>) -> Self {
         let reserved = types.iter().map(String::as_str).chain(KEYWORDS).chain(BUILT_IN);
         Self {
@@ -194,14 +194,14 @@ impl Names {
         }
     }
 
-    pub fn resource(&mut self, path: &RoutePath) -> Resource {
+    pub fn resource(&mut self, path: &RoutePath) -> OperationResource {
         let values: Vec<String> = path.values().map(|name| format!("{{{name}}}")).collect();
         if values.is_empty() {
             let own = path.segments.iter().skip(path.own).map(|segment| match segment {
-                Segment::Literal(text) | Segment::Value(text) => text.as_str(),
+                NameSegment::Literal(text) | NameSegment::Value(text) => text.as_str(),
             });
             let id = own.collect::<Vec<_>>().join("/");
-            return Resource {
+            return OperationResource {
                 ty: self.claim("Collection", "collection"),
                 id: if id.is_empty() { "/".to_owned() } else { id },
             };
@@ -212,7 +212,7 @@ impl Names {
         } else {
             format!("Resource{name}")
         };
-        Resource {
+        OperationResource {
             ty: self.claim(&name, &path.shape()),
             id: values.join("/"),
         }
@@ -265,8 +265,8 @@ fn made_of(method: &str, path: &RoutePath) -> String {
     let mut name = method.to_ascii_lowercase();
     for segment in path.segments.iter().skip(path.own) {
         match segment {
-            Segment::Literal(text) => name.push_str(&pascal(text)),
-            Segment::Value(value) => name.push_str(&format!("By{}", pascal(value))),
+            NameSegment::Literal(text) => name.push_str(&pascal(text)),
+            NameSegment::Value(value) => name.push_str(&format!("By{}", pascal(value))),
         }
     }
     name

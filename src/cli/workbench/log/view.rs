@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::replay::{Chosen, LogEvent, LogIndex, Row, Shadow, Text};
-use crate::workbench::{Call, Refused};
+use crate::workbench::{Call, CallRefusal};
 
 /// Bars of the plot.
 const BARS_MAX: i64 = 60;
@@ -50,7 +50,7 @@ const CHOICES_MAX: usize = 200;
 pub(super) struct View<'a> {
     index: &'a LogIndex,
     rows: Vec<&'a Row>,
-    by: By,
+    by: PlotColour,
     records: usize,
     roles: Roles,
     events: Vec<&'a LogEvent>,
@@ -58,7 +58,7 @@ pub(super) struct View<'a> {
 
 /// What a colour of the plot stands for.
 #[derive(Clone, Copy)]
-enum By {
+enum PlotColour {
     Outcome,
     Portal,
     Roles,
@@ -71,14 +71,14 @@ struct Filter {
     reason: Option<Chosen>,
     roles: Option<Chosen>,
     is_allowed: Option<bool>,
-    words: Option<Words>,
+    words: Option<TextFilter>,
     is_shadow: bool,
     from: Option<i64>,
     to: Option<i64>,
 }
 
 /// A text that route, principal or permit contain, or a decision id.
-struct Words {
+struct TextFilter {
     texts: Chosen,
     id: Option<Uuid>,
 }
@@ -88,7 +88,7 @@ struct Roles(HashMap<Text, Vec<String>>);
 
 /// Decisions of the same kind.
 #[derive(Default)]
-struct Group<'a> {
+struct PlotGroup<'a> {
     count: f64,
     callers: HashSet<Text>,
     /// The first row of the group is the youngest.
@@ -106,7 +106,7 @@ struct GroupKey {
 }
 
 impl<'a> View<'a> {
-    pub fn of(index: &'a LogIndex, call: &Call) -> Result<Self, Refused> {
+    pub fn of(index: &'a LogIndex, call: &Call) -> Result<Self, CallRefusal> {
         let roles = Roles::of(index);
         let filter = Filter::of(index, &roles, call)?;
         let portal = call.parameter("portal").filter(|portal| !portal.is_empty());
@@ -115,15 +115,15 @@ impl<'a> View<'a> {
             portal.is_none_or(|portal| event.portal == portal || event.portal.is_empty()) && filter.has_time(event.at)
         });
         let records = call.parameter("records").map(str::parse).transpose();
-        let records = records.map_err(|_unfit| Refused::invalid("`records` is not a number"))?;
+        let records = records.map_err(|_unfit| CallRefusal::invalid("`records` is not a number"))?;
         Ok(Self {
             index,
             rows: index.rows().iter().filter(|row| filter.has(row)).collect(),
             by: match call.parameter("by") {
-                Some("portal") => By::Portal,
-                Some("roles") => By::Roles,
-                Some("reason") => By::Reason,
-                _ => By::Outcome,
+                Some("portal") => PlotColour::Portal,
+                Some("roles") => PlotColour::Roles,
+                Some("reason") => PlotColour::Reason,
+                _ => PlotColour::Outcome,
             },
             records: records.unwrap_or(RECORDS).min(RECORDS_MAX),
             events: events.take(EVENTS_SHOWN).collect(),
@@ -222,10 +222,10 @@ impl<'a> View<'a> {
 
     fn series(&self, row: &Row) -> String {
         match self.by {
-            By::Outcome => decision(row).to_owned(),
-            By::Portal => self.text(row.portal).to_owned(),
-            By::Reason => self.text(row.reason).to_owned(),
-            By::Roles => match self.roles.names(row.roles) {
+            PlotColour::Outcome => decision(row).to_owned(),
+            PlotColour::Portal => self.text(row.portal).to_owned(),
+            PlotColour::Reason => self.text(row.reason).to_owned(),
+            PlotColour::Roles => match self.roles.names(row.roles) {
                 [] => "(no role)".to_owned(),
                 names => names.join(", "),
             },
@@ -234,7 +234,7 @@ impl<'a> View<'a> {
 
     /// The largest groups of some rows.
     fn groups(&self, is_counted: impl Fn(&Row) -> bool) -> Value {
-        let mut groups: HashMap<GroupKey, Group<'_>> = HashMap::new();
+        let mut groups: HashMap<GroupKey, PlotGroup<'_>> = HashMap::new();
         for &row in self.rows.iter().filter(|row| is_counted(row)) {
             let key = GroupKey {
                 portal: row.portal,
@@ -254,8 +254,8 @@ impl<'a> View<'a> {
                 group.callers.insert(row.principal);
             }
         }
-        let mut groups: Vec<Group<'_>> = groups.into_values().collect();
-        let last = |group: &Group<'_>| group.last.map(|row| (row.at, row.id));
+        let mut groups: Vec<PlotGroup<'_>> = groups.into_values().collect();
+        let last = |group: &PlotGroup<'_>| group.last.map(|row| (row.at, row.id));
         groups.sort_by(|a, b| b.count.total_cmp(&a.count).then_with(|| last(b).cmp(&last(a))));
         let shown = groups.iter().take(GROUPS_SHOWN).filter_map(|group| {
             let mut shown = self.record(group.last?);
@@ -289,13 +289,13 @@ impl<'a> View<'a> {
 }
 
 impl Filter {
-    fn of(index: &LogIndex, roles: &Roles, call: &Call) -> Result<Self, Refused> {
+    fn of(index: &LogIndex, roles: &Roles, call: &Call) -> Result<Self, CallRefusal> {
         let texts = index.texts();
         let given = |name: &str| call.parameter(name).filter(|value| !value.is_empty());
         let only = |name: &str| given(name).map(|wanted| texts.chosen(|text| text == wanted));
         let time = |name: &'static str| {
             let time = given(name).map(str::parse).transpose();
-            time.map_err(|_unfit| Refused::invalid(format!("`{name}` is not a time in milliseconds")))
+            time.map_err(|_unfit| CallRefusal::invalid(format!("`{name}` is not a time in milliseconds")))
         };
         let sets = |wanted: &str| -> HashSet<&str> {
             let sets = roles.0.iter().filter(|(_, names)| names.iter().any(|name| name == wanted));
@@ -315,7 +315,7 @@ impl Filter {
             },
             words: given("find").map(|wanted| {
                 let lower = wanted.to_lowercase();
-                Words {
+                TextFilter {
                     texts: texts.chosen(|text| text.to_lowercase().contains(&lower)),
                     id: Uuid::try_parse(wanted.trim()).ok(),
                 }
@@ -328,7 +328,7 @@ impl Filter {
 
     fn has(&self, row: &Row) -> bool {
         let is_chosen = |chosen: &Option<Chosen>, text| chosen.as_ref().is_none_or(|chosen| chosen.has(text));
-        let has_words = |words: &Words| {
+        let has_words = |words: &TextFilter| {
             words.texts.has(row.route) || words.texts.has(row.principal) || words.texts.has(row.near) || words.id == Some(row.id)
         };
         is_chosen(&self.portal, row.portal)

@@ -1,7 +1,8 @@
 //! Reads a body without faults in one pass, straight into queries.
 //!
-//! `None` for every body with a fault or an unusual form (an action as an object, for one): the caller reads it again, into JSON
-//! values, and says where the fault is. A query that this file reads is read there the same way; a property test compares them.
+//! `None` for every body with a fault or an unusual form (an action as an object, for one): the caller reads it again,
+//! into JSON values, and says where the fault is. A query that this file reads is read there the same way; a property
+//! test compares them.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -51,7 +52,7 @@ enum EntityMember {
 }
 
 /// Reads a value at a depth of nesting, as `json` counts it.
-struct At<T> {
+struct AtDepth<T> {
     depth: usize,
     of: PhantomData<T>,
 }
@@ -71,7 +72,7 @@ pub(super) fn batch(body: &[u8], max: usize) -> Option<Vec<Ask>> {
 
 fn read(body: &[u8]) -> Option<Members> {
     let mut parser = serde_json::Deserializer::from_str(std::str::from_utf8(body).ok()?);
-    let members = At::<Members>::new(0).deserialize(&mut parser).ok()?;
+    let members = AtDepth::<Members>::new(0).deserialize(&mut parser).ok()?;
     parser.end().ok()?;
     Some(members)
 }
@@ -115,7 +116,7 @@ impl Members {
     }
 }
 
-impl<T> At<T> {
+impl<T> AtDepth<T> {
     fn new(depth: usize) -> Self {
         Self { depth, of: PhantomData }
     }
@@ -129,7 +130,7 @@ fn set<T, E: Error>(member: &mut Option<T>, value: T) -> Result<(), E> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for At<Members> {
+impl<'de> DeserializeSeed<'de> for AtDepth<Members> {
     type Value = Members;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Members, D::Error> {
@@ -137,7 +138,7 @@ impl<'de> DeserializeSeed<'de> for At<Members> {
     }
 }
 
-impl<'de> Visitor<'de> for At<Members> {
+impl<'de> Visitor<'de> for AtDepth<Members> {
     type Value = Members;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -151,9 +152,15 @@ impl<'de> Visitor<'de> for At<Members> {
             match member {
                 Member::Portal => set(&mut members.portal, from.next_value()?)?,
                 Member::Token => set(&mut members.token, from.next_value()?)?,
-                Member::Principal => set(&mut members.principal, from.next_value_seed(At::<NamedEntity>::new(inner))?)?,
+                Member::Principal => set(
+                    &mut members.principal,
+                    from.next_value_seed(AtDepth::<NamedEntity>::new(inner))?,
+                )?,
                 Member::Action => set(&mut members.action, from.next_value()?)?,
-                Member::Resource => set(&mut members.resource, from.next_value_seed(At::<NamedEntity>::new(inner))?)?,
+                Member::Resource => set(
+                    &mut members.resource,
+                    from.next_value_seed(AtDepth::<NamedEntity>::new(inner))?,
+                )?,
                 Member::Context => match from.next_value_seed(StrictValue { depth: inner })? {
                     Value::Object(context) => set(&mut members.context, context)?,
                     _ => return Err(Error::custom("not an object")),
@@ -163,7 +170,10 @@ impl<'de> Visitor<'de> for At<Members> {
                     _ => return Err(Error::custom("not a list")),
                 },
                 Member::Requests if self.depth == 0 => {
-                    set(&mut members.requests, from.next_value_seed(At::<Vec<Members>>::new(inner))?)?;
+                    set(
+                        &mut members.requests,
+                        from.next_value_seed(AtDepth::<Vec<Members>>::new(inner))?,
+                    )?;
                 }
                 Member::Requests => return Err(Error::custom("a batch in a batch")),
             }
@@ -172,7 +182,7 @@ impl<'de> Visitor<'de> for At<Members> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for At<Vec<Members>> {
+impl<'de> DeserializeSeed<'de> for AtDepth<Vec<Members>> {
     type Value = Vec<Members>;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
@@ -180,7 +190,7 @@ impl<'de> DeserializeSeed<'de> for At<Vec<Members>> {
     }
 }
 
-impl<'de> Visitor<'de> for At<Vec<Members>> {
+impl<'de> Visitor<'de> for AtDepth<Vec<Members>> {
     type Value = Vec<Members>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -189,14 +199,14 @@ impl<'de> Visitor<'de> for At<Vec<Members>> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
         let mut all = Vec::new();
-        while let Some(members) = from.next_element_seed(At::<Members>::new(self.depth + 1))? {
+        while let Some(members) = from.next_element_seed(AtDepth::<Members>::new(self.depth + 1))? {
             all.push(members);
         }
         Ok(all)
     }
 }
 
-impl<'de> DeserializeSeed<'de> for At<NamedEntity> {
+impl<'de> DeserializeSeed<'de> for AtDepth<NamedEntity> {
     type Value = NamedEntity;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<NamedEntity, D::Error> {
@@ -204,7 +214,7 @@ impl<'de> DeserializeSeed<'de> for At<NamedEntity> {
     }
 }
 
-impl<'de> Visitor<'de> for At<NamedEntity> {
+impl<'de> Visitor<'de> for AtDepth<NamedEntity> {
     type Value = NamedEntity;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

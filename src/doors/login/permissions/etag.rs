@@ -5,7 +5,7 @@ use http::header::IF_NONE_MATCH;
 use http::{HeaderMap, HeaderValue};
 use serde_json::json;
 
-use super::Format;
+use super::SnapshotForm;
 use crate::permissions::PortalCaller;
 
 /// An entity tag, without its quotes.
@@ -13,7 +13,7 @@ pub(super) struct EntityTag(String);
 
 impl EntityTag {
     /// `digest` is that of the caller's facts. Every member of the answer takes part.
-    pub fn of(caller: &PortalCaller, format: Format, subject: &str, digest: [u8; 32]) -> Self {
+    pub fn of(caller: &PortalCaller, format: SnapshotForm, subject: &str, digest: [u8; 32]) -> Self {
         let identity = &caller.identity;
         let members = json!([
             &*caller.portal.name,
@@ -22,7 +22,7 @@ impl EntityTag {
             identity.tenant,
             identity.roles,
             identity.expires_at,
-            format == Format::Casl
+            format == SnapshotForm::Casl
         ]);
         let hash = sha256_of([digest.as_slice(), members.to_string().as_bytes()]);
         Self(hex::encode(hash.get(..16).unwrap_or(&hash)))

@@ -28,12 +28,12 @@ const BATCH: usize = 16;
 /// The body of the request.
 struct Questions {
     portal: Option<String>,
-    resources: Vec<Resource>,
+    resources: Vec<AskedResource>,
     /// `None`: every action of the resource's type.
     actions: Option<Vec<String>>,
 }
 
-struct Resource {
+struct AskedResource {
     ty: String,
     id: String,
     entity: NamedEntity,
@@ -143,7 +143,9 @@ impl Questions {
         let resources = match body.remove("resources") {
             Some(Value::Array(list)) => {
                 let items = list.into_iter().enumerate();
-                items.map(|(at, item)| Resource::read(at, item)).collect::<Result<_, _>>()?
+                items
+                    .map(|(at, item)| AskedResource::read(at, item))
+                    .collect::<Result<_, _>>()?
             }
             _ => return Err(invalid("`resources` is not a list".to_owned())),
         };
@@ -166,7 +168,7 @@ impl Questions {
     }
 }
 
-impl Resource {
+impl AskedResource {
     /// `at` is the place in the list.
     fn read(at: usize, item: Value) -> Result<Self, Refusal> {
         let text = |name: &str| match item.get(name) {

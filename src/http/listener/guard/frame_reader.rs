@@ -14,7 +14,7 @@ pub struct FrameHeader {
 }
 
 #[derive(Debug, Eq, PartialEq)]
-pub enum Piece<'a> {
+pub enum FramePiece<'a> {
     /// Bytes before the first frame.
     Preface,
     /// A frame's header is complete.
@@ -25,11 +25,11 @@ pub enum Piece<'a> {
 
 #[derive(Debug)]
 pub struct FrameReader {
-    step: Step,
+    step: FrameState,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum FrameState {
     /// Bytes of the preface that are to come.
     Preface(usize),
     Header {
@@ -40,7 +40,7 @@ enum Step {
     Payload(usize),
 }
 
-impl Step {
+impl FrameState {
     const START: Self = Self::Header {
         bytes: [0; HEADER_BYTES],
         have: 0,
@@ -51,39 +51,39 @@ impl FrameReader {
     /// Reads frames after so many bytes of a preface.
     pub const fn after_preface(bytes: usize) -> Self {
         Self {
-            step: Step::Preface(bytes),
+            step: FrameState::Preface(bytes),
         }
     }
 
     pub const fn new() -> Self {
-        Self { step: Step::START }
+        Self { step: FrameState::START }
     }
 
     /// True between two frames.
     pub const fn is_at_start(&self) -> bool {
-        matches!(self.step, Step::Header { have: 0, .. })
+        matches!(self.step, FrameState::Header { have: 0, .. })
     }
 
     /// Takes the next piece off `rest`. `None` when `rest` ends inside a frame's header or before one.
-    pub fn next<'a>(&mut self, rest: &mut &'a [u8]) -> Option<Piece<'a>> {
+    pub fn next<'a>(&mut self, rest: &mut &'a [u8]) -> Option<FramePiece<'a>> {
         match &mut self.step {
-            Step::Preface(left) => {
+            FrameState::Preface(left) => {
                 let taken = take(rest, *left)?;
                 *left -= taken.len();
                 if *left == 0 {
-                    self.step = Step::START;
+                    self.step = FrameState::START;
                 }
-                Some(Piece::Preface)
+                Some(FramePiece::Preface)
             }
-            Step::Payload(left) => {
+            FrameState::Payload(left) => {
                 let taken = take(rest, *left)?;
                 *left -= taken.len();
                 if *left == 0 {
-                    self.step = Step::START;
+                    self.step = FrameState::START;
                 }
-                Some(Piece::Payload(taken))
+                Some(FramePiece::Payload(taken))
             }
-            Step::Header { bytes, have } => {
+            FrameState::Header { bytes, have } => {
                 let taken = take(rest, HEADER_BYTES - *have)?;
                 for (slot, byte) in bytes.iter_mut().skip(*have).zip(taken) {
                     *slot = *byte;
@@ -94,8 +94,12 @@ impl FrameReader {
                 }
                 let [a, b, c, kind, flags, stream @ ..] = *bytes;
                 let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-                self.step = if length == 0 { Step::START } else { Step::Payload(length) };
-                Some(Piece::Header(FrameHeader {
+                self.step = if length == 0 {
+                    FrameState::START
+                } else {
+                    FrameState::Payload(length)
+                };
+                Some(FramePiece::Header(FrameHeader {
                     length,
                     kind,
                     flags,

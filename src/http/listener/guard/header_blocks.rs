@@ -1,11 +1,12 @@
 //! Reads as much of a client's header blocks (HPACK, RFC 7541) as it takes to know whether a block begins with a
 //! pseudo-header.
 //!
-//! h2 refuses a pseudo-header behind another field, but drops those at the beginning of trailers without a word, although
-//! such trailers are malformed (RFC 9113, section 8.1). A field can stand in the client's table, so every block must be
-//! followed, but only in this: which entries are pseudo-headers. The table is a bit for each insertion; sizes and evictions
-//! do not matter, because an index that points to an evicted entry is an error that h2 finds. Values and the rest of names
-//! are skipped, not decoded. What this reader cannot follow is malformed, and h2 ends the connection.
+//! h2 refuses a pseudo-header behind another field, but drops those at the beginning of trailers without a word,
+//! although such trailers are malformed (RFC 9113, section 8.1). A field can stand in the client's table, so every
+//! block must be followed, but only in this: which entries are pseudo-headers. The table is a bit for each insertion;
+//! sizes and evictions do not matter, because an index that points to an evicted entry is an error that h2 finds.
+//! Values and the rest of names are skipped, not decoded. What this reader cannot follow is malformed, and h2 ends the
+//! connection.
 
 /// Static entries whose names are pseudo-headers (RFC 7541, appendix A).
 const PSEUDO_STATIC: std::ops::RangeInclusive<u32> = 1..=14;
@@ -21,33 +22,33 @@ const NUMBER_BITS_MAX: u32 = 28;
 /// The blocks of one connection.
 #[derive(Debug)]
 pub struct HeaderBlocks {
-    /// Bit n: the entry of n insertions ago is a pseudo-header. A table of 4 KiB, which the gate allows, has at most 128
-    /// entries.
+    /// Bit n: the entry of n insertions ago is a pseudo-header. A table of 4 KiB, which the gate allows, has at most
+    /// 128 entries.
     table: u128,
-    step: Step,
+    step: BlockState,
     /// The first field of the current block; `None`: it has not come yet.
     first: Option<FieldName>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum BlockState {
     /// A field or a change of the table's size begins.
     Field,
     /// Further bytes of an index.
     Index {
-        form: Form,
+        form: StringForm,
         number: Number,
     },
     /// The length of a name begins.
-    NameLength(Form),
+    NameLength(StringForm),
     NameNumber {
-        form: Form,
+        form: StringForm,
         coding: Coding,
         number: Number,
     },
     /// The first byte of a name comes.
     Name {
-        form: Form,
+        form: StringForm,
         coding: Coding,
         length: usize,
     },
@@ -62,7 +63,7 @@ enum Step {
 
 /// The way in which a field is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Form {
+enum StringForm {
     /// Name and value of an entry.
     Indexed,
     /// A literal that becomes an entry.
@@ -98,14 +99,14 @@ impl HeaderBlocks {
     pub const fn new() -> Self {
         Self {
             table: 0,
-            step: Step::Field,
+            step: BlockState::Field,
             first: None,
         }
     }
 
     /// Begins a block.
     pub fn begin(&mut self) {
-        self.step = Step::Field;
+        self.step = BlockState::Field;
         self.first = None;
     }
 
@@ -118,7 +119,7 @@ impl HeaderBlocks {
     pub fn read(&mut self, mut rest: &[u8]) {
         while let Some((byte, after)) = rest.split_first() {
             rest = match &mut self.step {
-                Step::NameRest(left) | Step::Value(left) => {
+                BlockState::NameRest(left) | BlockState::Value(left) => {
                     let skipped = rest.get((*left).min(rest.len())..).unwrap_or_default();
                     *left -= rest.len() - skipped.len();
                     if *left == 0 {
@@ -126,7 +127,7 @@ impl HeaderBlocks {
                     }
                     skipped
                 }
-                Step::Lost => return,
+                BlockState::Lost => return,
                 _ => {
                     self.take(*byte);
                     after
@@ -137,71 +138,71 @@ impl HeaderBlocks {
 
     fn take(&mut self, byte: u8) {
         self.step = match self.step {
-            Step::Field => self.begin_field(byte),
-            Step::Index { form, mut number } => match number.add(byte) {
+            BlockState::Field => self.begin_field(byte),
+            BlockState::Index { form, mut number } => match number.add(byte) {
                 Some(index) => self.indexed(form, index),
-                None if number.is_too_large() => Step::Lost,
-                None => Step::Index { form, number },
+                None if number.is_too_large() => BlockState::Lost,
+                None => BlockState::Index { form, number },
             },
-            Step::NameLength(form) => {
+            BlockState::NameLength(form) => {
                 let coding = if byte & HUFFMAN == 0 { Coding::Plain } else { Coding::Huffman };
                 match Number::begin(byte, 7) {
                     Ok(length) => self.name(form, coding, length),
-                    Err(number) => Step::NameNumber { form, coding, number },
+                    Err(number) => BlockState::NameNumber { form, coding, number },
                 }
             }
-            Step::NameNumber {
+            BlockState::NameNumber {
                 form,
                 coding,
                 mut number,
             } => match number.add(byte) {
                 Some(length) => self.name(form, coding, length),
-                None if number.is_too_large() => Step::Lost,
-                None => Step::NameNumber { form, coding, number },
+                None if number.is_too_large() => BlockState::Lost,
+                None => BlockState::NameNumber { form, coding, number },
             },
-            Step::Name { form, coding, length } => {
+            BlockState::Name { form, coding, length } => {
                 let is_colon = match coding {
                     Coding::Huffman => byte >> 1 == HUFFMAN_COLON,
                     Coding::Plain => byte == b':',
                 };
                 self.found(form, if is_colon { FieldName::Pseudo } else { FieldName::Plain });
                 match length.saturating_sub(1) {
-                    0 => Step::ValueLength,
-                    left => Step::NameRest(left),
+                    0 => BlockState::ValueLength,
+                    left => BlockState::NameRest(left),
                 }
             }
-            Step::ValueLength => match Number::begin(byte, 7) {
+            BlockState::ValueLength => match Number::begin(byte, 7) {
                 Ok(length) => value(length),
-                Err(number) => Step::ValueNumber(number),
+                Err(number) => BlockState::ValueNumber(number),
             },
-            Step::ValueNumber(mut number) => match number.add(byte) {
+            BlockState::ValueNumber(mut number) => match number.add(byte) {
                 Some(length) => value(length),
-                None if number.is_too_large() => Step::Lost,
-                None => Step::ValueNumber(number),
+                None if number.is_too_large() => BlockState::Lost,
+                None => BlockState::ValueNumber(number),
             },
             // `read` skips these
-            step @ (Step::NameRest(_) | Step::Value(_) | Step::Lost) => step,
+            step @ (BlockState::NameRest(_) | BlockState::Value(_) | BlockState::Lost) => step,
         };
     }
 
-    fn begin_field(&mut self, byte: u8) -> Step {
+    fn begin_field(&mut self, byte: u8) -> BlockState {
         let (form, bits) = match byte {
-            0x80.. => (Form::Indexed, 7),
-            0x40.. => (Form::Added, 6),
-            0x20.. => (Form::Resize, 5),
-            _ => (Form::Literal, 4),
+            0x80.. => (StringForm::Indexed, 7),
+            0x40.. => (StringForm::Added, 6),
+            0x20.. => (StringForm::Resize, 5),
+            _ => (StringForm::Literal, 4),
         };
         match Number::begin(byte, bits) {
-            Ok(0) if matches!(form, Form::Added | Form::Literal) => Step::NameLength(form),
+            Ok(0) if matches!(form, StringForm::Added | StringForm::Literal) => BlockState::NameLength(form),
             Ok(index) => self.indexed(form, index),
-            Err(number) => Step::Index { form, number },
+            Err(number) => BlockState::Index { form, number },
         }
     }
 
     /// Takes a complete index.
-    fn indexed(&mut self, form: Form, index: u32) -> Step {
-        if form == Form::Resize {
-            return Step::Field;
+    fn indexed(&mut self, form: StringForm, index: u32) -> BlockState {
+        if form == StringForm::Resize {
+            return BlockState::Field;
         }
         let is_pseudo = match index.checked_sub(DYNAMIC_START) {
             None => PSEUDO_STATIC.contains(&index),
@@ -209,43 +210,43 @@ impl HeaderBlocks {
         };
         self.found(form, if is_pseudo { FieldName::Pseudo } else { FieldName::Plain });
         match form {
-            Form::Indexed | Form::Resize => Step::Field,
-            Form::Added | Form::Literal => Step::ValueLength,
+            StringForm::Indexed | StringForm::Resize => BlockState::Field,
+            StringForm::Added | StringForm::Literal => BlockState::ValueLength,
         }
     }
 
     /// Notes the name of a field. An entry counts from here on: nothing can point to it before its value ended.
-    fn found(&mut self, form: Form, name: FieldName) {
+    fn found(&mut self, form: StringForm, name: FieldName) {
         self.first.get_or_insert(name);
-        if form == Form::Added {
+        if form == StringForm::Added {
             self.table = self.table << 1 | u128::from(name == FieldName::Pseudo);
         }
     }
 
     /// Takes the length of a name.
-    fn name(&mut self, form: Form, coding: Coding, length: u32) -> Step {
+    fn name(&mut self, form: StringForm, coding: Coding, length: u32) -> BlockState {
         match usize::try_from(length) {
-            Ok(length @ 1..) => Step::Name { form, coding, length },
+            Ok(length @ 1..) => BlockState::Name { form, coding, length },
             _ => {
                 self.found(form, FieldName::Plain);
-                Step::ValueLength
+                BlockState::ValueLength
             }
         }
     }
 
     fn end_string(&mut self) {
         self.step = match self.step {
-            Step::NameRest(_) => Step::ValueLength,
-            _ => Step::Field,
+            BlockState::NameRest(_) => BlockState::ValueLength,
+            _ => BlockState::Field,
         };
     }
 }
 
-fn value(length: u32) -> Step {
+fn value(length: u32) -> BlockState {
     match usize::try_from(length) {
-        Ok(0) => Step::Field,
-        Ok(length) => Step::Value(length),
-        Err(_too_large) => Step::Lost,
+        Ok(0) => BlockState::Field,
+        Ok(length) => BlockState::Value(length),
+        Err(_too_large) => BlockState::Lost,
     }
 }
 

@@ -1,5 +1,5 @@
-//! Counts HTTP/2 frames that cost their sender little and the gate more: pings, settings, resets, priorities, empty data,
-//! header blocks in many small pieces, and streams that the gate resets because of the client's mistakes.
+//! Counts HTTP/2 frames that cost their sender little and the gate more: pings, settings, resets, priorities, empty
+//! data, header blocks in many small pieces, and streams that the gate resets because of the client's mistakes.
 //!
 //! It reads frame headers, and of header blocks what `header_blocks` needs; h2 stays the parser and refuses malformed
 //! frames. Each kind has a leaky bucket per connection. A full bucket ends the connection, because most of these frames
@@ -10,19 +10,19 @@
 //! that the gate wrote explain them. A write is noted in the poll in which the socket takes it, so no update is read
 //! before the bytes that it answers are counted.
 //!
-//! A reset costs the same whether the client sends it (rapid reset) or makes the gate send it (MadeYouReset), so both fill
-//! one bucket: a rate, so that a proxy's long connection survives the mistakes of single clients behind it.
+//! A reset costs the same whether the client sends it (rapid reset) or makes the gate send it (MadeYouReset), so both
+//! fill one bucket: a rate, so that a proxy's long connection survives the mistakes of single clients behind it.
 //!
-//! Trailers that begin with a pseudo-header are malformed, and h2 would drop the pseudo-header. The guard takes END_STREAM
-//! off such a frame, which makes h2 reset the stream with PROTOCOL_ERROR and keep the connection. If the frame's header
-//! came in an earlier read, h2 has it already, and the connection ends instead.
+//! Trailers that begin with a pseudo-header are malformed, and h2 would drop the pseudo-header. The guard takes
+//! END_STREAM off such a frame, which makes h2 reset the stream with PROTOCOL_ERROR and keep the connection. If the
+//! frame's header came in an earlier read, h2 has it already, and the connection ends instead.
 
 use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::frame_reader::{FrameHeader, FrameReader, HEADER_BYTES, Piece};
+use super::frame_reader::{FrameHeader, FramePiece, FrameReader, HEADER_BYTES};
 use super::header_blocks::HeaderBlocks;
 
 /// The client's connection preface, before the first frame.
@@ -34,21 +34,21 @@ const PRIORITY_BYTES: usize = 5;
 /// PING, SETTINGS, PRIORITY, unknown types and DATA without data. gRPC's keepalive and bandwidth pings are a few per
 /// second, a browser's PRIORITY_UPDATE one per request.
 const CONTROL: Rate = Rate::per_second(200, 2000);
-/// RST_STREAM, in either direction. A client that resets more streams wants no answers (rapid reset). A browser that leaves a
-/// page resets its open requests once.
+/// RST_STREAM, in either direction. A client that resets more streams wants no answers (rapid reset). A browser that
+/// leaves a page resets its open requests once.
 const RESETS: Rate = Rate::per_second(50, 500);
 /// Window updates that the bytes written by the gate do not explain.
 const WINDOW_UPDATES: Rate = Rate::per_second(1000, 5000);
-/// A client answers one DATA frame of the gate with two window updates, for stream and connection. A frame is a header and
-/// some bytes, so every so many written bytes explain one update.
+/// A client answers one DATA frame of the gate with two window updates, for stream and connection. A frame is a header
+/// and some bytes, so every so many written bytes explain one update.
 const WINDOW_UPDATE_BYTES: u64 = 8;
 /// Explained updates that a client may save up in a long download.
 const WINDOW_UPDATES_FREE_MAX: u64 = 1 << 20;
 /// CONTINUATION frames of one header block. At 16 KiB each they hold far more than any header limit.
 const CONTINUATIONS_MAX: u32 = 64;
-/// Streams that the gate reset because of the client's mistakes, after which the connection ends with grace: open streams
-/// are answered, and the client continues on a new connection. h2 has a count that never falls and would end it without
-/// grace (`http2_connection`).
+/// Streams that the gate reset because of the client's mistakes, after which the connection ends with grace: open
+/// streams are answered, and the client continues on a new connection. h2 has a count that never falls and would end it
+/// without grace (`http2_connection`).
 pub const MISTAKES_MAX: u32 = 2048;
 
 const DATA: u8 = 0;
@@ -198,7 +198,7 @@ impl Frames {
         }
     }
 
-    /// True if the client owes nothing: preface and first SETTINGS came, and every header block is complete.
+    /// True if the client has sent all that it must: preface and first SETTINGS came, and every header block is complete.
     pub fn is_settled(&self) -> bool {
         self.has_settings && self.block == Block::None
     }
@@ -211,9 +211,9 @@ impl Frames {
         self.mistakes >= MISTAKES_MAX
     }
 
-    /// Reads the next bytes of the connection and returns the number of control frames in them. `written` is the number of
-    /// bytes that the gate wrote so far. Reads the clock only if there are frames to count. Changes nothing but the flags
-    /// of malformed trailers.
+    /// Reads the next bytes of the connection and returns the number of control frames in them. `written` is the number
+    /// of bytes that the gate wrote so far. Reads the clock only if there are frames to count. Changes nothing but the
+    /// flags of malformed trailers.
     pub fn scan(&mut self, bytes: &mut [u8], written: u64, clock: impl FnOnce() -> Instant) -> Result<u32, Violation> {
         if let Section::Trailers { flags_at } = &mut self.section {
             *flags_at = None;
@@ -222,9 +222,9 @@ impl Frames {
         let mut rest: &[u8] = bytes;
         while let Some(piece) = self.reader.next(&mut rest) {
             match piece {
-                Piece::Preface => {}
-                Piece::Header(header) => self.begin_frame(header, (bytes.len() - rest.len()).checked_sub(HEADER_BYTES))?,
-                Piece::Payload(payload) => malformed.extend(self.read_payload(payload)?),
+                FramePiece::Preface => {}
+                FramePiece::Header(header) => self.begin_frame(header, (bytes.len() - rest.len()).checked_sub(HEADER_BYTES))?,
+                FramePiece::Payload(payload) => malformed.extend(self.read_payload(payload)?),
             }
             if self.reader.is_at_start() && self.block == Block::Last {
                 self.block = Block::None;
@@ -394,8 +394,8 @@ impl SentFrames {
         let mut resets = SentResets::default();
         while let Some(piece) = self.reader.next(&mut bytes) {
             match piece {
-                Piece::Header(header) => self.code = (header.kind == RST_STREAM).then_some(0),
-                Piece::Payload(payload) => {
+                FramePiece::Header(header) => self.code = (header.kind == RST_STREAM).then_some(0),
+                FramePiece::Payload(payload) => {
                     if let Some(code) = &mut self.code {
                         *code = payload.iter().fold(*code, |code, byte| code << 8 | u32::from(*byte));
                         if self.reader.is_at_start() && MISTAKES.contains(code) {
@@ -404,7 +404,7 @@ impl SentFrames {
                         }
                     }
                 }
-                Piece::Preface => {}
+                FramePiece::Preface => {}
             }
         }
         resets

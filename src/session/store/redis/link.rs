@@ -27,7 +27,7 @@ const CLUSTER_RETRIES: u32 = 2;
 
 /// The address of a server, as the Sentinels write it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Address {
+pub struct RedisAddress {
     pub host: String,
     pub port: u16,
 }
@@ -53,7 +53,7 @@ impl Link {
     /// Runs a command on one master of a cluster; without a node, on the one server there is.
     pub async fn run_on<T: FromRedisValue>(
         &self,
-        node: Option<&Address>,
+        node: Option<&RedisAddress>,
         command: &Cmd,
         deadline: Duration,
     ) -> Result<T, StoreError> {
@@ -91,7 +91,7 @@ impl Link {
     }
 
     /// The servers that hold keys: the masters of a cluster, or `None` for the one server there is.
-    pub async fn masters(&self, deadline: Duration) -> Result<Vec<Option<Address>>, StoreError> {
+    pub async fn masters(&self, deadline: Duration) -> Result<Vec<Option<RedisAddress>>, StoreError> {
         let Self::Cluster(mut cluster) = self.clone() else {
             return Ok(vec![None]);
         };
@@ -100,7 +100,7 @@ impl Link {
         let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
         let value = with_deadline(deadline, cluster.route_command(slots, route)).await?;
         let ranges: Vec<Vec<Value>> = read_value(value)?;
-        let mut nodes: Vec<Option<Address>> = Vec::new();
+        let mut nodes: Vec<Option<RedisAddress>> = Vec::new();
         for range in ranges {
             let Some(Value::Array(master)) = range.get(2) else { continue };
             let text = |n: usize| {
@@ -112,9 +112,9 @@ impl Link {
             let (Some(host), Some(port)) = (text(0), text(1).and_then(|port| port.parse().ok())) else {
                 continue;
             };
-            let known = |node: &Option<Address>| node.as_ref().is_some_and(|node| node.host == host && node.port == port);
+            let known = |node: &Option<RedisAddress>| node.as_ref().is_some_and(|node| node.host == host && node.port == port);
             if !nodes.iter().any(known) {
-                nodes.push(Some(Address { host, port }));
+                nodes.push(Some(RedisAddress { host, port }));
             }
         }
         Ok(nodes)
@@ -157,7 +157,7 @@ pub fn configured_address(config: &config::Redis) -> String {
 }
 
 /// Connects. `master` is the one that the Sentinels named; it is needed only with Sentinels.
-pub async fn connect(config: &config::Redis, master: Option<&Address>) -> Result<Links, StoreError> {
+pub async fn connect(config: &config::Redis, master: Option<&RedisAddress>) -> Result<Links, StoreError> {
     let secrets = Secrets::read(config).await?;
     let connecting = async {
         match (&config.topology, master) {

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::link::{Address, CONNECT_DEADLINE, connect_to_sentinel};
+use super::link::{CONNECT_DEADLINE, RedisAddress, connect_to_sentinel};
 use super::with_deadline;
 use crate::config::{self, Topology};
 use crate::session::StoreError;
@@ -56,7 +56,7 @@ struct SentinelState {
 struct MasterAnswer {
     /// The time of the question.
     sent: Instant,
-    master: Address,
+    master: RedisAddress,
 }
 
 impl Sentinels {
@@ -123,7 +123,7 @@ impl Sentinels {
         let answer: Option<(String, u16)> = with_deadline(deadline, question.query_async(connection)).await?;
         let unknown = || StoreError::Refused(format!("a Sentinel knows no `{}`", self.master_name));
         let (host, port) = answer.ok_or_else(unknown)?;
-        let master = Address { host, port };
+        let master = RedisAddress { host, port };
         Ok(MasterAnswer { sent, master })
     }
 
@@ -144,11 +144,11 @@ impl Sentinels {
     }
 
     /// The master that a majority named within `staleness_max`.
-    pub fn agreed_master(&self) -> Option<Address> {
+    pub fn agreed_master(&self) -> Option<RedisAddress> {
         let states = self.states.lock();
         let answers = || states.iter().filter_map(|state| state.answer.as_ref());
         let recent = || answers().filter(|answer| answer.sent.elapsed() <= self.staleness_max);
-        let votes = |master: &Address| recent().filter(|answer| answer.master == *master).count();
+        let votes = |master: &RedisAddress| recent().filter(|answer| answer.master == *master).count();
         recent()
             .map(|answer| &answer.master)
             .find(|master| votes(master) >= self.majority())
@@ -156,7 +156,7 @@ impl Sentinels {
     }
 
     /// The latest time as of which a majority named this master.
-    pub fn confirmed_at(&self, master: &Address) -> Option<Instant> {
+    pub fn confirmed_at(&self, master: &RedisAddress) -> Option<Instant> {
         let states = self.states.lock();
         let answers = states.iter().filter_map(|state| state.answer.as_ref());
         let mut sent: Vec<Instant> = answers
@@ -168,7 +168,7 @@ impl Sentinels {
     }
 
     /// Waits until a majority names a master.
-    pub async fn wait_for_master(&self) -> Result<Address, StoreError> {
+    pub async fn wait_for_master(&self) -> Result<RedisAddress, StoreError> {
         let agreed = async {
             loop {
                 if let Some(master) = self.agreed_master() {
@@ -213,9 +213,9 @@ mod tests {
         }
     }
 
-    fn at(port: u16) -> Address {
+    fn at(port: u16) -> RedisAddress {
         let host = "redis".to_owned();
-        Address { host, port }
+        RedisAddress { host, port }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Errors, Node, SourceLocation, required, spelt_boolean};
+use super::{Errors, PlacedValue, SourceLocation, required, spelt_boolean};
 use crate::flags::{Audience, Flag, FlagValue};
 
 /// The members of a flag that is written as an object.
@@ -14,7 +14,7 @@ const LONG_MAX: i64 = 9_007_199_254_740_991;
 /// `true`, a text or a whole number; or an object: `{ value: true, public: true, tenants: [acme], roles: [editor],
 /// percent: 10, otherwise: false }`.
 pub(super) fn flag(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<Flag> {
-    if !matches!(place.node, Node::Map(_)) {
+    if !matches!(place.node, PlacedValue::Map(_)) {
         return Some(Flag {
             value: flag_value(place, errors)?,
             ..Flag::default()
@@ -74,19 +74,21 @@ pub(super) fn flag(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<Fl
 /// `true`, `false`, a text or a whole number.
 fn flag_value(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<FlagValue> {
     let meant = match place.node {
-        Node::Bool(value) => return Some(FlagValue::Bool(*value)),
-        Node::Number(Some(number)) if number.unsigned_abs() <= LONG_MAX.unsigned_abs() => return Some(FlagValue::Long(*number)),
-        Node::Number(_) => {
+        PlacedValue::Bool(value) => return Some(FlagValue::Bool(*value)),
+        PlacedValue::Number(Some(number)) if number.unsigned_abs() <= LONG_MAX.unsigned_abs() => {
+            return Some(FlagValue::Long(*number));
+        }
+        PlacedValue::Number(_) => {
             errors.push(place.error(format!("is not a whole number from -{LONG_MAX} to {LONG_MAX}")));
             return None;
         }
-        Node::Text(text) => spelt_boolean(text),
+        PlacedValue::Text(text) => spelt_boolean(text),
         _ => None,
     };
     match (place.node, meant) {
         // a switch that is written as in older YAML must not become a text
-        (Node::Text(_), Some(_)) => place.bool(errors).map(FlagValue::Bool),
-        (Node::Text(_), None) => place.text(errors).map(FlagValue::String),
+        (PlacedValue::Text(_), Some(_)) => place.bool(errors).map(FlagValue::Bool),
+        (PlacedValue::Text(_), None) => place.text(errors).map(FlagValue::String),
         (other, _) => {
             errors.push(place.error(format!("{other} where `true`, `false`, a text or a whole number belongs")));
             None
@@ -110,7 +112,7 @@ fn names(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<BTreeSet<Str
 
 fn percent(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<u8> {
     let found = match place.node {
-        Node::Number(Some(number)) => u8::try_from(*number).ok().filter(|percent| *percent <= 100),
+        PlacedValue::Number(Some(number)) => u8::try_from(*number).ok().filter(|percent| *percent <= 100),
         _ => None,
     };
     if found.is_none() {

@@ -1,9 +1,9 @@
 //! Paths with segments that apps read in different ways: `a%2Fb`, `a;b=c`, an empty one, `%25xx`.
 //!
-//! `CanonicalPath::parse` refuses them. `CanonicalPath::parse_request` keeps such a segment byte for byte, and notes the rule
-//! that it breaks; only a portal that names a prefix of the path in `paths.opaque` decides on it. Beside the path itself this
-//! file lists how apps could read it that decode, split or shorten such segments: a forbid on one of these readings holds, too.
-//! A segment that is `.` or `..` in any of the readings is refused everywhere.
+//! `CanonicalPath::parse` refuses them. `CanonicalPath::parse_request` keeps such a segment byte for byte, and notes
+//! the rule that it breaks; only a portal that names a prefix of the path in `paths.opaque` decides on it. Beside the
+//! path itself this file lists how apps could read it that decode, split or shorten such segments: a forbid on one of
+//! these readings holds, too. A segment that is `.` or `..` in any of the readings is refused everywhere.
 
 use super::{PATH_BYTES_MAX, Written, plain_of, segments, trim_id};
 use super::{PathError, check_byte, escaped_byte, is_blank, is_segment_byte, push_escape};
@@ -41,7 +41,7 @@ pub(super) fn is_opaque(rule: PathError) -> bool {
 pub(super) fn rewrite(tail: &str) -> Result<Rewritten, PathError> {
     let mut text = String::with_capacity(tail.len() + 32);
     let mut first = None;
-    let mut readings = Readings::new();
+    let mut readings = PathDecodings::new();
     for segment in segments(tail) {
         let segment = segment?;
         let start = text.len();
@@ -109,19 +109,19 @@ fn check_kept(byte: u8, written: Written) -> Result<(), PathError> {
 }
 
 /// The path as an app reads it that decodes it once, twice, … and then splits it at every separator.
-struct Readings {
+struct PathDecodings {
     layers: [String; LAYERS_MAX],
 }
 
-impl Readings {
+impl PathDecodings {
     fn new() -> Self {
         Self {
             layers: Default::default(),
         }
     }
 
-    /// Adds one segment to every layer. `Err` if a piece of it is `.` or `..` in any layer, or if it hides a control or a
-    /// backslash.
+    /// Adds one segment to every layer. `Err` if a piece of it is `.` or `..` in any layer, or if it hides a control or
+    /// a backslash.
     fn read(&mut self, segment: &str) -> Result<(), PathError> {
         let mut decoded = unescape(segment.as_bytes());
         check_first(&decoded)?;

@@ -43,9 +43,9 @@ fn numbers_of_any_length_end_and_overlong_ones_are_given_up() {
     // a name of 127 + 1 bytes, then a pseudo-header
     let long = [&b"\x00\x7f\x01"[..], &[b'n'; 128], b"\x00\x84"].concat();
     assert_eq!(begins(&mut blocks, &long), Some(false));
-    assert!(matches!(blocks.step, Step::Field));
+    assert!(matches!(blocks.step, BlockState::Field));
     assert_eq!(begins(&mut blocks, b"\xff\x80\x80\x80\x80\x80\x80\x01"), None);
-    assert!(matches!(blocks.step, Step::Lost));
+    assert!(matches!(blocks.step, BlockState::Lost));
     // the next block is read again
     assert_eq!(begins(&mut blocks, b"\x84"), Some(true));
 }

@@ -10,7 +10,7 @@ pub(super) struct SplitName {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Field {
+pub(super) enum NamedField {
     Other,
     Host,
     Length,
@@ -35,28 +35,28 @@ impl SplitName {
         }
     }
 
-    pub(super) fn field(&self) -> Field {
-        self.bytes.get(..self.length).map_or(Field::Other, classify)
+    pub(super) fn field(&self) -> NamedField {
+        self.bytes.get(..self.length).map_or(NamedField::Other, classify)
     }
 }
 
 /// Classifies a complete name.
-pub(super) fn classify(name: &[u8]) -> Field {
+pub(super) fn classify(name: &[u8]) -> NamedField {
     let framing = |wanted: &[u8], found| {
         let same = |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-');
         if name.eq_ignore_ascii_case(wanted) {
             found
         } else if name.iter().zip(wanted).all(same) {
-            Field::Alias
+            NamedField::Alias
         } else {
-            Field::Other
+            NamedField::Other
         }
     };
     match name.len() {
-        4 if name.eq_ignore_ascii_case(b"host") => Field::Host,
-        7 if name.eq_ignore_ascii_case(b"upgrade") => Field::Upgrade,
-        14 => framing(b"content-length", Field::Length),
-        17 => framing(b"transfer-encoding", Field::Encoding),
-        _ => Field::Other,
+        4 if name.eq_ignore_ascii_case(b"host") => NamedField::Host,
+        7 if name.eq_ignore_ascii_case(b"upgrade") => NamedField::Upgrade,
+        14 => framing(b"content-length", NamedField::Length),
+        17 => framing(b"transfer-encoding", NamedField::Encoding),
+        _ => NamedField::Other,
     }
 }

@@ -1,8 +1,8 @@
 //! The tree as the page sees it.
 //!
-//! A snapshot is one reading of the tree, loaded once; it keeps each answer that takes long (`calls` computes it on its first
-//! call). A changed file makes a new snapshot; a call under way finishes with its own. A tree that cannot be read leaves
-//! a message in its place, and the next change tries again.
+//! A snapshot is one reading of the tree, loaded once; it keeps each answer that takes long (`calls` computes it on its
+//! first call). A changed file makes a new snapshot; a call under way finishes with its own. A tree that cannot be read
+//! leaves a message in its place, and the next change tries again.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,20 +13,20 @@ use http::StatusCode;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::log::LogShelf;
+use super::log::SharedLog;
 use crate::cli::config_file::ConfigFile;
 use crate::cli::tree::{TreeArgs, Workbench};
 use crate::policy_folders::PolicyFolders;
-use crate::workbench::Refused;
+use crate::workbench::CallRefusal;
 
 /// Everything that the calls of a page are answered from.
-pub(super) struct Desk {
+pub(super) struct CallContext {
     pub tree: TreeArgs,
     pub config: ConfigFile,
     /// Empty: those of the configuration.
     pub logs: Vec<PathBuf>,
     pub gate: Option<PathBuf>,
-    pub log: LogShelf,
+    pub log: SharedLog,
     /// Written by `read`, read by every call.
     pub current: RwLock<Result<Arc<Snapshot>, String>>,
     /// Hears the identity of each new reading.
@@ -43,13 +43,13 @@ pub(super) struct Snapshot {
     /// Compared with the last commit.
     pub changes: OnceLock<Bytes>,
     /// By portal and tree.
-    matrices: Mutex<Vec<Kept>>,
+    matrices: Mutex<Vec<ComputedMatrix>>,
     /// By portal.
     pub facts: Mutex<BTreeMap<String, Bytes>>,
 }
 
 /// A computed matrix. The lock around `answer` lets a second call wait for the first.
-struct Kept {
+struct ComputedMatrix {
     portal: String,
     tree: String,
     answer: Arc<OnceLock<Result<Bytes, String>>>,
@@ -58,7 +58,7 @@ struct Kept {
 /// Matrices that are kept: one for each portal, and those of trees that were compared.
 const MATRICES_MAX: usize = 64;
 
-impl Desk {
+impl CallContext {
     /// Reads the tree, and announces it if anything differs.
     pub fn read(&self) {
         let config = self.tree.config_bytes();
@@ -94,8 +94,8 @@ impl Desk {
     }
 
     /// The last reading; an error says why there is none.
-    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Refused> {
-        self.current.read().clone().map_err(|message| Refused {
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, CallRefusal> {
+        self.current.read().clone().map_err(|message| CallRefusal {
             status: StatusCode::SERVICE_UNAVAILABLE,
             message,
         })
@@ -118,7 +118,7 @@ impl Snapshot {
             matrices.clear();
         }
         let answer = Arc::default();
-        matrices.push(Kept {
+        matrices.push(ComputedMatrix {
             portal: portal.to_owned(),
             tree: tree.to_owned(),
             answer: Arc::clone(&answer),
