@@ -300,6 +300,11 @@ impl Activity {
         self.state.lock().answer_to(request)
     }
 
+    /// True once the app's 101 made a tunnel of the connection.
+    pub fn has_switched_protocols(&self) -> bool {
+        self.state.lock().switched_protocols
+    }
+
     /// True once the guard refused the client's bytes.
     pub fn is_refused(&self) -> bool {
         self.state.lock().refused

@@ -56,6 +56,8 @@ pub(super) struct GuardedStream<S> {
     awaits_bytes: bool,
     /// True if the stream keeps no written byte.
     is_flushed: bool,
+    /// True once the gate's own side was closed.
+    is_closed: bool,
 }
 
 /// What the stream needs to know about the end of an HTTP/1 connection.
@@ -113,6 +115,7 @@ impl<S> GuardedStream<S> {
             early_hint: BytesMut::new(),
             awaits_bytes: false,
             is_flushed: true,
+            is_closed: false,
         }
     }
 
@@ -128,6 +131,7 @@ impl<S> GuardedStream<S> {
             early_hint: BytesMut::new(),
             awaits_bytes: false,
             is_flushed: true,
+            is_closed: false,
         }
     }
 }
@@ -218,11 +222,17 @@ impl Http1Guard {
 
     /// True if the client may still be sending, although the gate reads no more: the rest of a message, or another
     /// request.
-    fn may_be_sending<S: AsyncRead + Unpin>(&self, stream: &mut S, activity: &Activity, cx: &mut Context<'_>) -> bool {
+    fn may_be_sending<S: AsyncRead + Unpin>(&mut self, stream: &mut S, activity: &Activity, cx: &mut Context<'_>) -> bool {
+        let asked_for_tunnel = self.framing.is_held();
+        self.take_answer(activity);
         if self.is_ended || self.framing.is_tunnel() {
             return false;
         }
         if !self.framing.is_between_messages() || activity.has_requests_beyond(self.framing.heads()) {
+            return true;
+        }
+        // behind a refused request for a tunnel, its client may send a body or the first bytes of the tunnel
+        if asked_for_tunnel || self.held.has_remaining() {
             return true;
         }
         let mut byte = [0];
@@ -430,9 +440,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_closed {
+            return Poll::Ready(Ok(()));
+        }
         ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        self.is_closed = true;
         let this = &mut *self;
-        if let Guard::Http1(guard) = &this.guard
+        if let Guard::Http1(guard) = &mut this.guard
             && guard.may_be_sending(&mut this.stream, &this.activity, cx)
             && let Some(client_end) = &this.client_end
             // without a descriptor left, the answer may be lost

@@ -13,7 +13,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -25,6 +25,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use super::activity::{Activity, Overdue};
 use super::guarded_stream::{ClientEnd, GuardedStream, SharedStream};
@@ -165,6 +166,9 @@ where
             }
         }
     };
+    if !activity.has_switched_protocols() {
+        close(stream, context).await;
+    }
     if let Some(socket) = activity.take_lingering() {
         listener.linger.spawn(socket, &context.client, shutdown.clone());
     }
@@ -174,6 +178,16 @@ where
         listener.reject(reason, peer);
     }
     Served::Ended
+}
+
+/// Closes the gate's side of a connection that hyper left open. Once a client asked for a tunnel, hyper leaves the end of the
+/// connection to the tunnel, also if the tunnel was refused.
+async fn close<S: AsyncRead + AsyncWrite + Unpin, H>(mut stream: SharedStream<S>, context: &ConnectionContext<H>) {
+    let closed = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx));
+    tokio::select! {
+        _closed_or_late = timeout(context.listener.timeouts.send, closed) => {}
+        () = forced(context.shutdown.clone()) => {}
+    }
 }
 
 /// Resolves when the connection is at rest and enough others keep hyper's buffers.

@@ -236,6 +236,17 @@ fn a_client_that_uploads_before_it_reads_gets_the_refusal() {
         (429, announced(&limited)),
         (400, announced(&smuggled)),
         (431, announced(&large)),
+        (401, announced("connection: upgrade\r\nupgrade: websocket\r\n")),
+        (
+            400,
+            announced("")
+                .replace(PAGE, "/portal/p/../page")
+                .replace("\r\n\r\n", "\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"),
+        ),
+        (
+            400,
+            "CONNECT shop.test:443 HTTP/1.1\r\nhost: shop.test:443\r\n\r\n".to_owned(),
+        ),
     ] {
         for attempt in 0..3 {
             let answer = upload(gate.proxy, &head, UPLOAD_BYTES);
