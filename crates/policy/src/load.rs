@@ -11,6 +11,7 @@ mod entity_mistakes;
 mod facts;
 pub mod invariants;
 mod json_items;
+mod mapped_claims;
 mod nesting;
 mod policies;
 #[cfg(test)]
@@ -318,6 +319,7 @@ impl Loader {
             entries: &entries,
         };
         problems.extend(forbidden.problems(slug, &file, &files));
+        problems.extend(mapped_claims::problems(slug, &files, &file, &entries));
         warnings.extend(forbidden.warnings(slug, &file));
         warnings.extend(outside_warnings(portal, &entries, schema.path.as_ref()));
         warnings.extend(namespace_warning(slug, model));

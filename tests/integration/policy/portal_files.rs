@@ -93,6 +93,51 @@ fn a_question_that_describes_an_entity_twice_or_holds_a_fraction_is_refused_with
 }
 
 #[test]
+fn a_portal_maps_no_attribute_that_a_shared_forbid_reads_to_another_claim() {
+    let schema = crate::support::OPEN_SCHEMA.replace("email?: String", "email?: String, phone?: String");
+    let shared = "@id(\"no-guests\") forbid (principal, action, resource) when { principal has email && principal.email like \"*@guest.test\" };";
+    let gate = Setup::portal(&schema, OPEN)
+        .file("policies/_shared/guests.cedar", shared)
+        .start();
+    let with_mail = |mail: &str| {
+        let mut guest = claims("gina", &[]);
+        guest["email"] = json!(mail);
+        guest["work_mail"] = json!("gina@acme.test");
+        gate.issuer.sign(&guest)
+    };
+    let (guest, member) = (with_mail("gina@guest.test"), with_mail("gina@acme.test"));
+    let statuses = || [&guest, &member].map(|token| gate.get("/portal/p/x", token).status);
+    assert_eq!(statuses(), [403, 200]);
+    for mapping in ["email: nowhere", "email: work_mail", "phone: tel, email: nested.mail"] {
+        gate.put("policies/p/portal.yaml", &format!("claims: {{ {mapping} }}\n"));
+        let problem = rejected(
+            &gate,
+            "claims.email: the shared forbid `no-guests` (policies/_shared/guests.cedar:1)",
+        );
+        assert_eq!(
+            (&problem["file"], &problem["line"]),
+            (&json!("policies/p/portal.yaml"), &json!(1))
+        );
+        assert_eq!(statuses(), [403, 200], "{mapping}");
+    }
+    for mapping in ["email: email", "phone: tel"] {
+        gate.put("policies/p/portal.yaml", &format!("claims: {{ {mapping} }}\n"));
+        eventually("the mapping is accepted", || {
+            let last = gate.status()["portals"][0]["last_reload"].clone();
+            if last["result"] == "success" {
+                Ok(())
+            } else {
+                Err(last.to_string())
+            }
+        });
+        assert_eq!(statuses(), [403, 200], "{mapping}");
+        gate.put("policies/p/portal.yaml", "claims: { email: nowhere }\n");
+        rejected(&gate, "claims.email");
+    }
+    gate.stop();
+}
+
+#[test]
 fn a_forbid_that_reads_what_only_the_app_supplies_denies_requests() {
     let schema = SCHEMA.replace("type Facts = {", "type Facts = { total?: Long,");
     let dear =

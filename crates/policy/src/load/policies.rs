@@ -30,7 +30,7 @@ use crate::revision::problem::{Position, Problem, merged};
 use crate::revision::source::SourceFile;
 
 /// Files that several portals may load.
-const SHARED: &str = "policies/_shared/";
+pub(super) const SHARED: &str = "policies/_shared/";
 
 /// The policies of one file.
 pub struct ParsedFile {
