@@ -68,6 +68,10 @@ impl<'a> Authorization<'a> {
         if values.next().is_some() {
             return Err(Refusal::new(Denial::RequestInvalid, "several `authorization` headers"));
         }
+        // some proxies and browser extensions send the header without a value: it holds no credential
+        if value.as_bytes().trim_ascii().is_empty() {
+            return Ok(Self::Absent);
+        }
         let invalid = |why| Refusal::new(Denial::TokenInvalid, why);
         // the checks of the characters below also exclude non-ASCII
         let text = std::str::from_utf8(value.as_bytes()).map_err(|_not_text| invalid("`authorization` is not visible ASCII"))?;
