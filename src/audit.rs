@@ -180,11 +180,15 @@ impl AuditGuard {
     /// Sets the verdict to a denial and shows the credential that was refused, with the private detail.
     pub fn refused(&mut self, refusal: &Refusal) {
         self.denied(refusal.denial);
+        // a refusal after the proof of the caller leaves out what the record already has
+        let proven = self.record.caller.as_ref().and_then(|caller| caller.token.as_ref());
+        let issuer = || proven.map(|token| token.iss.clone());
+        let kid = || proven.and_then(|token| token.kid.clone());
         self.record.refused = refusal.credential.as_deref().map(|credential| {
             Box::new(RefusedRecord {
                 check: credential.check,
-                issuer: credential.issuer.clone(),
-                kid: credential.kid.clone(),
+                issuer: credential.issuer.clone().or_else(issuer),
+                kid: credential.kid.clone().or_else(kid),
                 claim: credential.claim.clone(),
                 detail: refusal.detail.to_string(),
             })

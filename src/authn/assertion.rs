@@ -338,6 +338,7 @@ fn unreadable(auth: &Map<String, Value>) -> Result<Vec<UnreadableFact>, TokenErr
         let field = ["time", "acr", "amr", "scopes"].into_iter().find(|field| field == name);
         field.map(|field| UnreadableFact {
             field,
+            claim: format!("auth.{field}"),
             detail: format!("`auth.{field}` of the asserted credential is malformed"),
         })
     };

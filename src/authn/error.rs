@@ -74,7 +74,7 @@ impl TokenError {
     /// The claim that a check of claims refused.
     pub(super) fn claim_at_fault(&self) -> Option<String> {
         match self {
-            Self::Claims(ClaimError::Elsewhere { claim } | ClaimError::Claim { claim, .. }) => Some(claim.clone()),
+            Self::Claims(error) => error.claim_at_fault().map(str::to_owned),
             _ => None,
         }
     }

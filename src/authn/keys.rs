@@ -15,7 +15,7 @@
 //! that wait. A key id that a fresh set does not have is refused without a refetch for `UNKNOWN_KID_LIFE`, or until the
 //! published keys change.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -400,6 +400,18 @@ fn jwks_uri(issuer: &str, document: &[u8]) -> Result<String, FetchError> {
     let uri = document.get("jwks_uri").and_then(Value::as_str);
     uri.map(str::to_owned)
         .ok_or_else(|| refuse("it has no `jwks_uri`".to_owned()))
+}
+
+/// Fails if a key set of a file cannot be used now.
+pub fn check_key_file(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let bytes =
+        read_small(path, u64::try_from(JWKS_BYTES_MAX).unwrap_or(u64::MAX)).map_err(|error| format!("`{shown}`: {error}"))?;
+    let set = KeySet::parse(&bytes, 0).map_err(|error| format!("`{shown}`: {error}"))?;
+    if set.keys.is_empty() {
+        return Err(format!("`{shown}` has no usable key"));
+    }
+    Ok(())
 }
 
 async fn read_file(path: PathBuf) -> Result<Vec<u8>, FetchError> {

@@ -106,8 +106,9 @@ pub fn check(parts: &Parts) -> Result<Target<'_>, Refusal> {
     })
 }
 
+/// The caller may read the detail: it speaks of the request alone, and holds nothing of it.
 fn invalid(detail: &'static str) -> Refusal {
-    Refusal::new(Denial::RequestInvalid, detail)
+    Refusal::new(Denial::RequestInvalid, detail).with_public_detail()
 }
 
 fn check_method(method: &Method) -> Result<(), Refusal> {
@@ -115,9 +116,10 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
         return Err(invalid("this method is never forwarded"));
     }
     let name = method.as_str();
-    let sane = name.len() <= METHOD_BYTES_MAX
-        && name.starts_with(|c: char| c.is_ascii_uppercase())
-        && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+    if name.len() > METHOD_BYTES_MAX {
+        return Err(invalid("the method is longer than 32 bytes"));
+    }
+    let sane = name.starts_with(|c: char| c.is_ascii_uppercase()) && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
     if sane {
         Ok(())
     } else {
@@ -169,7 +171,7 @@ fn one_host(headers: &HeaderMap) -> Result<Authority, Refusal> {
             .to_str()
             .ok()
             .and_then(authority)
-            .ok_or_else(|| invalid("`host` is not a host name or address")),
+            .ok_or_else(|| invalid("`host` is not a host name of at most 253 bytes or an address")),
         (None, _) => Err(invalid("no `host`")),
         (Some(_), Some(_)) => Err(invalid("more than one `host`")),
     }

@@ -86,6 +86,14 @@ impl ClaimError {
         }
     }
 
+    /// The path of the claim at fault, if one is.
+    pub fn claim_at_fault(&self) -> Option<&str> {
+        match self {
+            Self::Elsewhere { claim } | Self::Claim { claim, .. } => Some(claim),
+            Self::NotYetValid | Self::Bound(_) | Self::Expired { .. } | Self::Audience { .. } => None,
+        }
+    }
+
     /// The denial that the caller sees.
     pub fn denial(&self) -> Denial {
         match self {

@@ -23,12 +23,12 @@ pub use self::facts::SECRET_HEADERS;
 use self::facts::{Fact, ValueSource, fact};
 pub use self::recorded::RecordedContext;
 use self::recorded::Shown;
-use crate::denial::{Denial, Refusal};
+use crate::denial::{Denial, Refusal, RefusedCredential};
 use crate::engine::ContextSource;
 use crate::engine::dependencies::ContextDependencies;
 use crate::schema::{AttrType, Field, RecordType, SchemaModel};
 use crate::scope::PortalScope;
-use crate::types::{AuthFacts, HeaderNames, Identity};
+use crate::types::{AuthFacts, HeaderNames, Identity, UnreadableFact};
 use crate::value::is_plain;
 use crate::value::{Value as CedarValue, context_of, datetime_of, expression, ip_of, value};
 
@@ -380,6 +380,15 @@ impl OwnedField {
 
     fn refusal(&self, detail: String) -> Refusal {
         Refusal::new(self.fact.denial(), detail)
+    }
+
+    /// The refusal of a caller whose claim gives this field no value.
+    fn claim_refusal(&self, fact: &UnreadableFact) -> Refusal {
+        self.refusal(fact.detail.clone()).of_credential(RefusedCredential {
+            check: "context",
+            claim: Some(fact.claim.clone()),
+            ..RefusedCredential::default()
+        })
     }
 }
 

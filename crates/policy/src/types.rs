@@ -80,6 +80,8 @@ impl AuthFacts {
 pub struct UnreadableFact {
     /// Name of the field in the context record.
     pub field: &'static str,
+    /// The claim at fault.
+    pub claim: String,
     /// The fault, with the claim's name.
     pub detail: String,
 }

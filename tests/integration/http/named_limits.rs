@@ -90,6 +90,40 @@ fn as_many_headers_as_the_limit_pass_both_ways_and_one_more_is_refused_by_name()
 }
 
 #[test]
+fn a_fixed_limit_says_what_is_too_long() {
+    let gate = open_portal().start();
+    let authorization = bearer(&gate);
+    let own = ("authorization", authorization.as_str());
+    let (method, host) = ("M".repeat(33), format!("{}.test", "h".repeat(250)));
+    let path = format!("{PAGE}/{}", "p".repeat(8 * 1024));
+    for (answer, said) in [
+        (
+            raw(gate.proxy, &method, PAGE, &[own], b""),
+            "the method is longer than 32 bytes",
+        ),
+        (
+            raw(gate.proxy, "GET", PAGE, &[own, ("host", &host)], b""),
+            "a host name of at most 253 bytes",
+        ),
+        (
+            raw(gate.proxy, "GET", &path, &[own], b""),
+            "the path is longer than 8192 bytes",
+        ),
+        (
+            raw(gate.proxy, "GET", &"/a".repeat(129), &[own], b""),
+            "the path has more than 128 segments",
+        ),
+    ] {
+        assert_eq!(answer.status, 400, "{said}");
+        let detail = answer.json()["detail"].clone();
+        assert!(
+            detail.as_str().is_some_and(|detail| detail.contains(said)),
+            "{said}: {detail}"
+        );
+    }
+}
+
+#[test]
 fn the_limits_of_headers_are_configurable() {
     let app = app_with_headers(150);
     let gate = open_portal()

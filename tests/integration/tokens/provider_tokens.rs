@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::support::token_cases::KEYS;
-use crate::support::{Gate, PAGE, RawConnection, Setup, Signer, now, open_portal};
+use crate::support::{Gate, ISSUER, OPEN_POLICY, OPEN_SCHEMA, PAGE, RawConnection, Setup, Signer, claims, now, open_portal};
 
 /// One file of the corpus.
 struct Provider {
@@ -331,6 +331,38 @@ fn the_record_of_a_refused_token_names_the_check_issuer_key_and_claim() {
         (200, ""),
     );
     assert!(gate.records(cases.len() + 1).last().unwrap().get("refused").is_none());
+}
+
+#[test]
+fn the_record_of_a_claim_that_the_context_cannot_hold_names_it_with_issuer_and_key() {
+    let schema = OPEN_SCHEMA.replace(
+        "context: {}",
+        "context: { auth?: { acr?: String, amr?: Set<String>, scopes?: Set<String> } }",
+    );
+    let gate = Setup::portal(&schema, OPEN_POLICY).start();
+    let cases = [
+        ("scope", json!("s".repeat(257))),
+        ("scope", json!(vec!["s"; 257].join(" "))),
+        ("acr", json!("a".repeat(257))),
+        ("amr", json!([7])),
+        ("amr", json!(vec!["a"; 257])),
+    ];
+    for (claim, value) in &cases {
+        let mut claims = claims("alice", &[]);
+        claims[*claim] = value.clone();
+        assert_eq!(gate.get(PAGE, &gate.issuer.sign(&claims)).status, 401, "{claim}");
+    }
+    for (record, (claim, _)) in gate.records(cases.len()).iter().zip(&cases) {
+        let refused = &record["refused"];
+        assert_eq!(refused["check"], "context", "{record}");
+        assert_eq!(refused["claim"], *claim, "{record}");
+        assert_eq!(refused["issuer"], ISSUER, "{record}");
+        assert_eq!(refused["kid"], "key-1", "{record}");
+        assert!(
+            refused["detail"].as_str().is_some_and(|detail| detail.contains(*claim)),
+            "{record}"
+        );
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub(super) fn auth_facts(claims: &Map<String, Value>) -> Result<AuthFacts, Claim
     let mut keep = |field: &'static str, error: ClaimError| {
         unreadable.push(UnreadableFact {
             field,
+            claim: error.claim_at_fault().unwrap_or_default().to_owned(),
             detail: error.to_string(),
         });
     };

@@ -296,7 +296,7 @@ fn given<'f>(
 fn readable<'f>(field: &OwnedField, auth: &'f Arc<AuthFacts>) -> Result<&'f Arc<AuthFacts>, Refusal> {
     let is_declared = |name: &str| field.members().any(|(member, _)| member == name);
     match auth.unreadable.iter().find(|fact| is_declared(fact.field)) {
-        Some(fact) => Err(field.refusal(fact.detail.clone())),
+        Some(fact) => Err(field.claim_refusal(fact)),
         None => Ok(auth),
     }
 }

@@ -185,6 +185,25 @@ impl Tree {
         self.unread_of(slug, UnreadSeverity::Stray)
     }
 
+    /// Folders and schemas that no portal reads, although their names are those of portals.
+    pub fn of_no_portal<'a>(&self, portals: impl IntoIterator<Item = &'a PortalSlug>) -> Vec<Problem> {
+        let portals: BTreeSet<&PortalSlug> = portals.into_iter().collect();
+        let problem = |name: &str, slug: &PortalSlug| {
+            let help = match slug.as_str() {
+                "shared" => "policies and types for every portal are in policies/_shared/ and schemas/_shared.cedarschema",
+                _ => "rename it after its portal, or remove it; if cedargate.yaml has `portals`, only those are portals",
+            };
+            Problem::new(name, format!("is not read: there is no portal `{slug}`")).with_help(help)
+        };
+        let folders = self.slugs.iter().filter(|slug| !portals.contains(slug));
+        let folders = folders.map(|slug| problem(&format!("policies/{slug}/"), slug));
+        let schemas = self.files.below("schemas/".to_owned()).filter_map(|(name, _)| {
+            let slug = PortalSlug::parse(name.strip_prefix("schemas/")?.strip_suffix(".cedarschema")?)?;
+            (!portals.contains(&slug)).then(|| problem(name, &slug))
+        });
+        folders.chain(schemas).collect()
+    }
+
     fn unread_of(&self, slug: &PortalSlug, severity: UnreadSeverity) -> Vec<Problem> {
         let found = self
             .unread
