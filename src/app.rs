@@ -13,6 +13,7 @@ mod build;
 mod files;
 mod shared_rates;
 mod shutdown;
+mod warnings;
 mod workers;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ use bind::Bound;
 use build::{ListenerTls, Parts};
 pub(crate) use files::check_files;
 pub use shutdown::{Running, ShutdownHandle};
+pub(crate) use warnings::warnings_before_start;
 use workers::Workers;
 
 /// Stack of every thread: policies are read and evaluated recursively, and `load::nesting` of the policy crate accepts only
@@ -115,7 +117,7 @@ pub enum StartError {
 /// # Errors
 /// Anything that keeps the gate from starting. A portal that does not load is not an error here; it denies.
 pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartError> {
-    for warning in config.warnings() {
+    for warning in warnings::warnings(&config) {
         tracing::warn!("{warning}");
     }
     // said at start, not at the first login

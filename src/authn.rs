@@ -56,7 +56,7 @@ pub use self::introspection::{Evidence, IntrospectionClient};
 use self::jwk::{KeyChoice, PublicKey};
 use self::jws::{CompactJws, TokenKind};
 use self::keys::IssuerKeys;
-pub use self::keys::{FetchError, check_url, discovery_url};
+pub use self::keys::{FetchError, check_key_file, check_url, discovery_url};
 pub use self::mint::{inspect, mint};
 pub use self::proofs::Proofs;
 pub use self::signer::SigningKey;

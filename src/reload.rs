@@ -110,6 +110,8 @@ pub struct Reloader {
     saved: BTreeMap<PortalSlug, Arc<str>>,
     config_files: ConfigFiles,
     shadows: Shadows,
+    /// Folders and schemas of no portal; each is logged when it is new.
+    of_no_portal: Vec<Problem>,
 }
 
 /// The result of one load.
@@ -152,6 +154,7 @@ impl Reloader {
             state: policies.state_dir.clone().filter(|_| bundle.is_none()).map(StateDir::new),
             first_bundle: bundle.as_ref().map(|_| readiness.block("the first policy bundle")),
             config_files: ConfigFiles::read(config_files),
+            of_no_portal: Vec::new(),
             loader,
             requests: ReloadRequests::new(wake.sender.clone(), outcomes.clone(), bundle.clone()),
             source: match bundle {
@@ -375,7 +378,17 @@ impl Reloader {
                 follower.confirm(&tree);
             }
         }
+        self.report_files_of_no_portal(&tree);
         self.last = Some(tree);
+    }
+
+    fn report_files_of_no_portal(&mut self, tree: &Tree) {
+        let registry = self.gate.portals.load();
+        let found = tree.of_no_portal(registry.portals.iter().map(|portal| portal.slug()));
+        for problem in found.iter().filter(|problem| !self.of_no_portal.contains(problem)) {
+            tracing::warn!(file = problem.file, "{problem}");
+        }
+        self.of_no_portal = found;
     }
 
     /// Loads the settled part of a portal that is still being written: its candidate, if all of that is settled, and every

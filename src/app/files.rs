@@ -4,17 +4,18 @@
 //! it with, so a file that passes here is a file that `serve` starts with. An address that a process listens at passes: for
 //! `validate` that may be the running gate.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::accounts::{Users, read as read_users};
 use crate::audit;
 use crate::authn::{AssertionError, AssertionKeys};
-use crate::base::files::read_secret;
+use crate::base::descriptors;
+use crate::base::files::{folder_of, read_secret};
 use crate::base::outbound::check_ca_file;
 use crate::bundle_follower::{check_state_dir, read_keys};
 use crate::config::{
     Address, Bundle, BundleCredential, BundleKeys, ClientAuth, Config, ConfigErrors, Loaded, ProviderKind, Secret, SessionStore,
-    Upstream,
+    Upstream, UpstreamToken,
 };
 use crate::http::listener::{check_address, check_unix};
 use crate::http::pages::Theme;
@@ -43,6 +44,7 @@ pub(crate) fn check_files(loaded: &Loaded) -> ConfigErrors {
     unusable.extend(config.bundle.as_ref().map(bundle_files).unwrap_or_default());
     unusable.extend(sockets(config));
     unusable.extend(audit_files(config));
+    unusable.extend(open_files(config));
     if let Err(error) = Theme::load(&config.identity) {
         unusable.push(Unusable::new("identity.logo", error.problem()));
     }
@@ -221,6 +223,11 @@ fn upstream_files(config: &Config) -> Vec<Unusable> {
 }
 
 fn upstream_fault(key: &str, upstream: &Upstream) -> Option<Unusable> {
+    if let UpstreamToken::Exchange(exchange) = &upstream.token
+        && let Err(error) = credential::check(&ClientAuth::SecretBasic(exchange.client_secret.clone()))
+    {
+        return Some(Unusable::new(format!("{key}.exchange.client_secret_file"), error));
+    }
     let error = Apps::default().load(upstream).err()?;
     Some(match &error {
         TlsError::File { key: name, file, reason } => {
@@ -241,13 +248,40 @@ fn sockets(config: &Config) -> Vec<Unusable> {
         ("admin", listen.admin.map(Address::Tcp)),
         ("control", listen.control.clone().map(Address::Unix)),
     ];
+    let mut sockets: Vec<(&str, PathBuf)> = Vec::new();
     let faults = all.into_iter().filter_map(|(listener, address)| {
+        let key = format!("listen.{listener}.address");
         let (shown, checked) = match address? {
-            Address::Tcp(address) => (address.to_string(), check_address(address)),
-            Address::Unix(path) => (path.display().to_string(), check_unix(&path)),
+            Address::Tcp(address) => (address.to_string(), check_address(address).map(drop)),
+            Address::Unix(path) => {
+                let shown = path.display().to_string();
+                let place = socket_place(&path);
+                if let Some((other, _)) = sockets.iter().find(|(_, taken)| *taken == place) {
+                    let message = format!("`{shown}` is also taken by `listen.{other}.address`; choose another path");
+                    return Some(Unusable::new(key, message));
+                }
+                sockets.push((listener, place));
+                (shown, check_unix(&path))
+            }
         };
         let message = format!("cannot listen on `{shown}`: {}", checked.err()?);
-        Some(Unusable::new(format!("listen.{listener}.address"), message))
+        Some(Unusable::new(key, message))
     });
     faults.collect()
+}
+
+/// The place of a Unix socket without links in its folder, to compare it with other sockets.
+fn socket_place(path: &Path) -> PathBuf {
+    match (std::fs::canonicalize(folder_of(path)), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// Fewer open files than the process needs for itself.
+fn open_files(config: &Config) -> Option<Unusable> {
+    let needed = descriptors::own(u64::try_from(config.limits.workers()).unwrap_or(u64::MAX));
+    let limit = descriptors::most().filter(|limit| *limit < needed)?;
+    let message = format!("the limit of open files (`ulimit -n`) is {limit}, and the gate needs {needed} for itself; raise it");
+    Some(Unusable::new("limits.workers", message))
 }

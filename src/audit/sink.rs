@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -97,6 +97,9 @@ impl Sink {
 
 impl FileSink {
     fn open(config: &config::FileSink, errors: IntCounterVec) -> io::Result<Self> {
+        if std::fs::metadata(&config.file).is_ok_and(|about| about.file_type().is_fifo()) {
+            tracing::info!(file = %config.file.display(), "the decision log is a pipe: the gate starts when another program reads it");
+        }
         let file = open(&config.file)?;
         let sweeper = match &config.rotate {
             Some(rotate) => Sweeper::start(rotate, &config.file, errors.clone())?,

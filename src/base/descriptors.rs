@@ -68,6 +68,16 @@ impl Default for Ceiling {
     }
 }
 
+/// The descriptors that the process itself needs with so many workers.
+pub fn own(workers: u64) -> u64 {
+    OWN + OWN_PER_WORKER * workers
+}
+
+/// The most descriptors that this process may have; `None`: unlimited.
+pub fn most() -> Option<u64> {
+    getrlimit(Resource::Nofile).maximum
+}
+
 /// Raises the limit of this process to the most that it may have, and returns it; `None`: unlimited.
 pub fn raise() -> Option<u64> {
     let before = getrlimit(Resource::Nofile);
@@ -87,7 +97,7 @@ pub fn raise() -> Option<u64> {
 /// Divides `limit` descriptors. Each reserve is at most a quarter of those that the process does not need itself, so that
 /// clients have half of a small limit.
 pub fn share(limit: Option<u64>, wanted: &Wanted) -> Shares {
-    let own = OWN + OWN_PER_WORKER * wanted.workers;
+    let own = own(wanted.workers);
     let operations = FILES + wanted.operations;
     let needed = own + operations + wanted.decisions + PER_CLIENT * wanted.clients;
     let Some(limit) = limit else {

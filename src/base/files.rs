@@ -106,6 +106,17 @@ fn temporary_beside(path: &Path) -> PathBuf {
     folder_of(path).join(format!(".{name}.{}", uuid::Uuid::now_v7().simple()))
 }
 
+/// Fails if no file can be made in this folder, or if the folder is not there and cannot be made. Leaves nothing behind.
+pub fn check_folder(folder: &Path) -> io::Result<()> {
+    let there = folder
+        .ancestors()
+        .find(|one| one.symlink_metadata().is_ok() || one.as_os_str().is_empty());
+    let there = there.filter(|one| !one.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let probe = temporary_beside(&there.join("probe"));
+    File::create_new(&probe)?;
+    std::fs::remove_file(probe)
+}
+
 /// Makes a file in one step: a reader of the path sees nothing, or the complete content. Fails if there is something already.
 pub fn create_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = temporary_beside(path);

@@ -50,6 +50,17 @@ enum Message {
 #[derive(Clone, Debug)]
 struct LogLines(SyncSender<Message>);
 
+/// The value of `CEDARGATE_LOG`; `None`: it is not set.
+pub fn configured_filter() -> Option<String> {
+    std::env::var("CEDARGATE_LOG").ok()
+}
+
+/// Fails if `start` would fail with the value of `CEDARGATE_LOG`.
+pub fn check_filter() -> Result<(), TelemetryError> {
+    let filter = level::filter_text(configured_filter().as_deref());
+    level::parse(&filter).map(drop).map_err(TelemetryError::Filter)
+}
+
 /// Starts the log. `filter` is the value of `CEDARGATE_LOG`.
 pub fn start(filter: Option<&str>) -> Result<Telemetry, TelemetryError> {
     let filter = level::filter_text(filter);

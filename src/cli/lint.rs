@@ -116,6 +116,7 @@ fn all(workbench: &Workbench, described: &[OpenApiFile]) -> Linted {
             .extend(found.iter().map(|finding| Finding::from_lint(finding, slug)));
         linted.fixes.extend(found.into_iter().filter_map(|finding| finding.fix));
     }
+    linted.findings.extend(workbench.of_no_portal());
     linted.findings = super::report::distinct(linted.findings);
     linted
 }

@@ -154,6 +154,14 @@ impl Finding {
         }
     }
 
+    /// A warning about a file that belongs to no portal.
+    pub fn of_no_portal(problem: &Problem) -> Self {
+        Self {
+            portal: None,
+            ..Self::from_problem(problem, Severity::Warning, "")
+        }
+    }
+
     /// A finding of a lint rule.
     pub fn from_lint(finding: &LintFinding, portal: &str) -> Self {
         let severity = match finding.severity {

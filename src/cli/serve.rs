@@ -32,8 +32,7 @@ pub(crate) fn run(args: &Args) -> Exit {
         complain(&unusable.to_string());
         return Exit::Usage;
     }
-    let filter = std::env::var("CEDARGATE_LOG").ok();
-    let log = match telemetry::start(filter.as_deref()) {
+    let log = match telemetry::start(telemetry::configured_filter().as_deref()) {
         Ok(log) => log,
         Err(error) => {
             complain(&error.to_string());

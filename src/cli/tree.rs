@@ -12,6 +12,7 @@ use cedargate_policy::scope::PortalScope;
 use cedargate_policy::types::PortalSlug;
 
 use super::config_file::ConfigFile;
+use super::report::Finding;
 use crate::base::files::{read_small, replace_file};
 use crate::bundle::{BYTES_MAX, Bundle, Trust};
 use crate::bundle_follower::read_kept;
@@ -258,6 +259,12 @@ impl Workbench {
             is_there: true,
         };
         Self::new(config.loaded()?, reading)
+    }
+
+    /// Folders and schemas that no portal reads.
+    pub(crate) fn of_no_portal(&self) -> Vec<Finding> {
+        let problems = self.tree.of_no_portal(self.portals.iter().map(|portal| &portal.slug));
+        problems.iter().map(Finding::of_no_portal).collect()
     }
 
     /// Loads every portal and runs its decision tests.

@@ -16,6 +16,7 @@ use super::report::{Finding, Format, Severity, SourceText, Writers, distinct, gi
 use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::app;
+use crate::base::telemetry;
 use crate::prove::{NoSolver, Prover};
 
 #[derive(clap::Args)]
@@ -73,6 +74,9 @@ fn validate(args: &Args) -> Result<Exit, String> {
     if !unusable.is_empty() {
         return Err(unusable.to_string());
     }
+    if workbench.loaded.is_some() {
+        telemetry::check_filter().map_err(|error| error.to_string())?;
+    }
     let loads = if workbench.has_tree {
         workbench.load()
     } else {
@@ -89,8 +93,9 @@ fn validate(args: &Args) -> Result<Exit, String> {
             Severity::Warning
         },
     );
-    let candidates = candidates(&workbench, &portals);
-    let configuration: Vec<Finding> = workbench.config.warnings().into_iter().map(Finding::configuration).collect();
+    let mut beside = candidates(&workbench, &portals);
+    beside.extend(workbench.of_no_portal());
+    let configuration: Vec<Finding> = warnings(&workbench).into_iter().map(Finding::configuration).collect();
     let hardening = if args.hardening {
         hardening::check(&workbench, &loads, &args.accept)?
     } else {
@@ -110,7 +115,7 @@ fn validate(args: &Args) -> Result<Exit, String> {
         configuration
             .iter()
             .chain(of_portals)
-            .chain(&candidates)
+            .chain(&beside)
             .chain(&hardening)
             .chain(proved)
             .cloned()
@@ -126,8 +131,16 @@ fn validate(args: &Args) -> Result<Exit, String> {
     print(&ValidateReport::WRITERS.write(args.format, &report)?);
     let is_rejected = portals.iter().any(|portal| !portal.errors.is_empty()) || !proofs.iter().all(Proofs::hold);
     let is_weak = hardening.iter().any(|finding| finding.severity != Severity::Note);
-    let is_denied = args.deny_warnings && (is_weak || !configuration.is_empty() || !candidates.is_empty());
+    let is_denied = args.deny_warnings && (is_weak || !configuration.is_empty() || !beside.is_empty());
     Ok(if is_rejected || is_denied { Exit::Invalid } else { Exit::Ok })
+}
+
+/// What `serve` would say of its configuration at start. Without a configuration only its defaults are known.
+fn warnings(workbench: &Workbench) -> Vec<String> {
+    match &workbench.loaded {
+        Some(loaded) => app::warnings_before_start(&loaded.config),
+        None => workbench.config.warnings(),
+    }
 }
 
 /// The proofs of all portals that load; an inner `Err`: there is no solver.

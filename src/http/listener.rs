@@ -58,7 +58,7 @@ use handshake::{HandshakeError, Protocol, handshake};
 use linger::Linger;
 use over_limit::OverLimitAnswers;
 use socket::{Accepted, Stream};
-pub use socket::{PeerAddr, Socket, bind, bind_unix, check_address, check_unix};
+pub use socket::{AddressUse, PeerAddr, Socket, bind, bind_unix, check_address, check_unix};
 pub use socket_file::{SocketFile, bind_private};
 
 /// First pause after a failed accept (no file descriptor or memory left); it doubles with every failure.

@@ -1,6 +1,7 @@
 //! The built binary: commands, exit codes, mistakes in configuration, and what the README shows.
 
 mod bad_input;
+mod broken_installations;
 mod bundle_command;
 mod clean_trees;
 mod commands;

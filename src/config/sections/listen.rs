@@ -379,5 +379,5 @@ impl Checker<'_> {
 fn overlaps(a: SocketAddr, b: SocketAddr) -> bool {
     // port 0 asks the system for a free one
     let either_any = a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || either_any)
+    a.port() == b.port() && a.port() != 0 && (a.ip().to_canonical() == b.ip().to_canonical() || either_any)
 }

@@ -21,6 +21,8 @@ use crate::config::values::{ByteSize, Timeout};
 const H2C: &str = "h2c";
 /// Keys of the top-level `upstream` alone: they are about the pod, and no portal has its own.
 const TOP_LEVEL_KEYS: [&str; 2] = ["probes", "exposure_check"];
+/// Bytes of a Unix socket's path that Linux takes: `sun_path` without its end.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 const FORMS: &str = "write it as `http://host:port`, `https://host:port`, `h2c://host:port` or `unix:/path`";
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -275,7 +277,16 @@ impl Checker<'_> {
                 self.error(key, "needs the path of a socket, such as `unix:/run/app.sock`");
                 return None;
             }
-            return Some(UpstreamUrl::Unix(self.path(key, path)));
+            let path = self.path(key, path);
+            let bytes = path.as_os_str().len();
+            if bytes > SOCKET_PATH_BYTES_MAX {
+                let message = format!(
+                    "has {bytes} bytes, and the path of a socket has {SOCKET_PATH_BYTES_MAX} at most; choose a shorter one"
+                );
+                self.error(key, message);
+                return None;
+            }
+            return Some(UpstreamUrl::Unix(path));
         }
         let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
         let Some(scheme) = scheme.filter(|scheme| ["http", "https", H2C].contains(&scheme.as_str())) else {

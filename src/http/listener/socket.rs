@@ -67,12 +67,20 @@ pub fn bind(address: SocketAddr, copies: usize) -> io::Result<Vec<std::net::TcpL
     Ok(listeners)
 }
 
+/// The present use of an address that this machine has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AddressUse {
+    Free,
+    /// A process listens there.
+    Taken,
+}
+
 /// Fails if this machine cannot listen there. An address at which a process listens already is usable: it may be the gate whose
 /// configuration is checked.
-pub fn check_address(address: SocketAddr) -> io::Result<()> {
+pub fn check_address(address: SocketAddr) -> io::Result<AddressUse> {
     match new_socket(address)?.bind(&address.into()) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
-        bound => bound,
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(AddressUse::Taken),
+        bound => bound.map(|()| AddressUse::Free),
     }
 }
 
