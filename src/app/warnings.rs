@@ -1,5 +1,5 @@
-//! Settings with which `serve` starts although a part of it cannot work yet: a key file that may come later, a portal that has no
-//! folder yet, a port that another process still has.
+//! Settings with which `serve` starts although a part of it cannot work yet: a key file without a usable key, a portal
+//! that has no folder yet, a port that another process still has.
 //!
 //! `serve` logs these sentences at start, and `validate` reports them, so that a file that passes one is no surprise to the
 //! other. What keeps `serve` from starting is in `files`.
@@ -28,11 +28,11 @@ pub(crate) fn warnings_before_start(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// The keys of an issuer may come after the gate; until then its tokens are 503 `key_unavailable`.
+/// A key file that is not there may come after the gate, and is no doubt. One that is there and has no usable key is.
 fn key_files(config: &Config) -> impl Iterator<Item = String> {
     config.issuers.iter().enumerate().filter_map(|(number, issuer)| {
         let KeySource::File(path) = &issuer.keys else { return None };
-        let error = check_key_file(path).err()?;
+        let error = check_key_file(path).err().filter(|_| path.exists())?;
         Some(format!(
             "issuers[{number}].jwks.file: {error}; until the file can be used, tokens of `{}` get 503 `key_unavailable`",
             issuer.scope.name

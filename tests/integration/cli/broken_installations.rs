@@ -299,7 +299,7 @@ fn what_serve_starts_with_in_spite_of_a_doubt_is_a_warning_of_both() {
     let gate_folder = GateFolder::new("http://127.0.0.1:1", "");
     let config = fs::read_to_string(gate_folder.folder.path().join("cedargate.yaml")).unwrap();
     let config = config
-        .replace("jwks.json", "later.json")
+        .replace("jwks.json", "policies")
         .replace("decision: null", &format!("decision: {{ address: '{}' }}", free_address()))
         .replace("admin: {", "ext_authz: { address: 'unix:e.sock' }, admin: {");
     let admin = gate_folder.admin.to_string();

@@ -1,8 +1,8 @@
 //! The claims that a portal maps must not change what a shared forbid reads.
 //!
-//! `claims` in `portal.yaml` belongs to the portal's team, and `policies/_shared/` does not. An attribute that a shared forbid
-//! reads, mapped to a claim that tokens do not have, would be absent, and the forbid would not apply. So such a mapping rejects
-//! the candidate.
+//! `claims` in `portal.yaml` belongs to the portal's team, and `policies/_shared/` does not. An attribute that a shared
+//! forbid reads, mapped to a claim that tokens do not have, would be absent, and the forbid would not apply. So such a
+//! mapping rejects the candidate.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::revision::problem::Problem;
 use crate::revision::source::Files;
 use crate::types::PortalSlug;
 
-/// Reports each attribute that `portal.yaml` maps to another claim and a shared forbid reads; once, by the first such forbid.
+/// Reports each attribute that `portal.yaml` maps to another claim and a shared forbid reads; once, by the first such
+/// forbid.
 pub(super) fn problems(slug: &PortalSlug, files: &Files, file: &PortalFile, entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
     let moved = file.claims.attributes().filter(|attribute| {
         let claim = file.claims.get(attribute);
