@@ -104,7 +104,8 @@ impl Style {
     }
 }
 
-/// True if a browser shows the answer to its user: `sec-fetch-mode` says so, or a client that does not send it prefers HTML.
+/// True if a browser shows the answer to its user: `sec-fetch-mode` says so, or a client that does not send it prefers
+/// HTML.
 pub fn is_shown_by_browser(headers: &HeaderMap) -> bool {
     match headers.get(SEC_FETCH_MODE) {
         Some(mode) => mode == "navigate",
@@ -477,6 +478,24 @@ mod tests {
             assert!(body.contains("<h1>") && body.contains(denial.code()) && body.contains(&Uuid::nil().to_string()));
             assert!(!body.contains("private-detail"));
         }
+    }
+
+    #[test]
+    fn a_browser_shows_an_answer_of_a_navigation_or_to_a_client_that_prefers_html() {
+        let is_shown = |pairs: &[(&'static str, &'static str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+            is_shown_by_browser(&pairs.collect())
+        };
+        let html = ("accept", "text/html,*/*");
+        assert!(is_shown(&[("sec-fetch-mode", "navigate")]) && is_shown(&[html]));
+        assert!(!is_shown(&[html, ("sec-fetch-mode", "cors")]), "a script gets JSON");
+        assert!(
+            !is_shown(&[("accept", "application/json, text/html;q=0")]),
+            "q=0 refuses HTML"
+        );
+        assert!(!is_shown(&[("accept", "*/*")]) && !is_shown(&[]));
     }
 
     #[test]

@@ -48,8 +48,8 @@ pub(super) struct SolverQuestion {
 }
 
 impl SolverQuestion {
-    /// Asks for requests that this forbid does not deny. `all` holds only what is true without an error, `none` also what
-    /// fails: whether an error of the forbid denies decides which of them is right.
+    /// Asks for requests that this forbid does not deny. `all` holds only what is true without an error, `none` also
+    /// what fails: whether an error of the forbid denies decides which of them is right.
     pub fn forbid_passes(&mut self, forbid: &Clause) {
         match forbid.errored {
             ErroredForbids::Deny => self.all.push(forbid.when.clone().not()),

@@ -33,7 +33,8 @@ impl<T, const N: usize> Writers<T, N> {
         PossibleValuesParser::new(values).try_map(|name| Format::from_str(&name, false))
     }
 
-    /// The text of the report. `Err` is a usage error: an option selects a report that has fewer formats than the command.
+    /// The text of the report. `Err` is a usage error: an option selects a report that has fewer formats than the
+    /// command.
     pub fn write(&self, format: Format, report: &T) -> Result<String, String> {
         let writer = self.0.iter().find(|(known, _)| *known == format);
         writer.map(|(_, write)| write(report)).ok_or_else(|| {

@@ -1,7 +1,7 @@
 //! Reports as Markdown, for documents and for comments on pull requests.
 //!
-//! SECURITY: names, paths and roles are text that a client, an issuer or the author of a pull request chose. `plain` and `code`
-//! keep them text: they cannot become a link, a mention, HTML or another result.
+//! SECURITY: names, paths and roles are text that a client, an issuer or the author of a pull request chose. `plain`
+//! and `code` keep them text: they cannot become a link, a mention, HTML or another result.
 
 use super::{ReportPart, Table};
 use crate::base::terminal::escaped;

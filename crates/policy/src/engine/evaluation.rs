@@ -19,8 +19,8 @@ impl Evaluation {
         }
     }
 
-    /// True if a forbid denied, or counts as denying because it could not be evaluated. The one answer of an evaluation in
-    /// which only the forbids count.
+    /// True if a forbid denied, or counts as denying because it could not be evaluated. The one answer of an evaluation
+    /// in which only the forbids count.
     pub fn is_forbidden(&self) -> bool {
         match self.outcome {
             EvaluationOutcome::Forbidden | EvaluationOutcome::EvaluationError => true,

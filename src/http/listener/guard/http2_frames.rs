@@ -198,7 +198,8 @@ impl Frames {
         }
     }
 
-    /// True if the client has sent all that it must: preface and first SETTINGS came, and every header block is complete.
+    /// True if the client has sent all that it must: preface and first SETTINGS came, and every header block is
+    /// complete.
     pub fn is_settled(&self) -> bool {
         self.has_settings && self.block == Block::None
     }
