@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::provider::OidcProvider;
 use super::{ProviderError, RelyingParty};
-use crate::authn::{ExpectedAccessToken, TokenError, map_claims};
+use crate::authn::{ExpectedAccessToken, TokenError};
 use crate::config::ClaimsFrom;
 
 /// Claims that only the ID token may set: userinfo is not signed, and an access token is made for an API.
@@ -114,13 +114,5 @@ pub(super) fn carry_over(from: &Map<String, Value>, to: &mut Map<String, Value>)
         if let Some(value) = from.get(name) {
             to.entry(name).or_insert_with(|| value.clone());
         }
-    }
-}
-
-/// True if two sets of claims of one user give different privileges, or if either cannot be read.
-pub(super) fn privileges_differ(provider: &OidcProvider, one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
-    match (map_claims(&provider.issuer, one), map_claims(&provider.issuer, other)) {
-        (Ok(one_granted), Ok(other_granted)) => one_granted != other_granted || one.get("acr") != other.get("acr"),
-        _ => true,
     }
 }

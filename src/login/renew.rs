@@ -1,15 +1,16 @@
 //! Renews a session's grant and claims at the provider.
 //!
-//! Two results end the session: the provider says that the grant is over, or the new claims are about another subject. Any other
-//! error after the provider gave new tokens keeps these tokens with the old claims: the provider may have rotated the refresh
-//! token, and losing the new one would end the session at the next renewal.
+//! Two results end the session: the provider says that the grant is over, or the new claims are about another subject.
+//! Any other error after the provider gave new tokens keeps these tokens with the old claims: the provider may have
+//! rotated the refresh token, and losing the new one would end the session at the next renewal.
 
 use std::sync::Arc;
 
+use cedargate_policy::claims::tenant_of_session;
 use cedargate_policy::types::Redacted;
 use serde_json::{Map, Value};
 
-use super::claims::{carry_over, privileges_differ};
+use super::claims::carry_over;
 use super::complete::refresh_at;
 use super::provider::{OidcProvider, Tokens};
 use super::{ProviderError, RelyingParty};
@@ -44,10 +45,9 @@ impl RelyingParty {
         renewed
     }
 
-    /// The tenant by the claim mapping of the session's issuer.
     fn tenant_of(&self, data: &SessionData) -> Option<String> {
         let provider = self.oidc(&data.provider).ok()?;
-        map_claims(&provider.issuer, &data.claims).ok()?.tenant
+        tenant_of_session(&data.claims, &provider.issuer.scope.claims).map(str::to_owned)
     }
 
     async fn request_renewal(&self, data: SessionData) -> Result<SessionData, RefreshError> {
@@ -118,13 +118,13 @@ impl RelyingParty {
 
 /// The session data with new claims; an error if they are about another subject.
 fn with_claims(provider: &OidcProvider, mut data: SessionData, claims: Map<String, Value>) -> Result<SessionData, RefreshError> {
-    // claims that `granted` refuses (a tenant that the issuer may not assert) are stored: every portal refuses them, too
+    // claims that `granted` refuses (a tenant that the issuer may not assert) are stored: every portal refuses them,
+    // too
     if map_claims(&provider.issuer, &claims).is_ok_and(|granted| granted.subject != data.subject) {
         return Err(RefreshError::Foreign(
             "the renewed claims are about another subject".to_owned(),
         ));
     }
-    data.rotation_due |= privileges_differ(provider, &data.claims, &claims);
     data.claims = Arc::new(claims);
     Ok(data)
 }

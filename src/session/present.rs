@@ -13,7 +13,6 @@ use std::time::Duration;
 use cedargate_policy::claims;
 use cedargate_policy::denial::{Denial, Refusal};
 use http::HeaderMap;
-use serde_json::Value;
 
 use super::cache::{CacheGeneration, CachedSession};
 use super::record::{Handle, RevocationKeys, session_key};
@@ -250,11 +249,8 @@ impl Sessions {
         RevocationKeys::new(lineage, data, self.tenant_of(data).as_deref())
     }
 
-    /// The tenant, read from the claims as for the issuer's tokens.
     pub(super) fn tenant_of(&self, data: &SessionData) -> Option<String> {
-        let path = &self.claims.get(data.issuer.as_str())?.tenant;
-        // a tenant of the wrong type counts as absent here: `login_identity` refuses such a session at every portal
-        let tenant = claims::at(&data.claims, path).ok().flatten();
-        tenant.and_then(Value::as_str).map(str::to_owned)
+        let paths = self.claims.get(data.issuer.as_str())?;
+        claims::tenant_of_session(&data.claims, paths).map(str::to_owned)
     }
 }

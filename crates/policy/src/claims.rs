@@ -18,7 +18,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 pub use self::binding::{Binding, Possession, Thumbprint};
-pub use self::lookup::at;
+pub use self::lookup::{at, tenant_of_session};
 use self::lookup::{forget_elsewhere, of_issuer};
 pub use self::roles::roles;
 use crate::denial::{Denial, Refusal};

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::claims::tenant_of_session;
+
 use super::{EndpointRequest, LoginDoor};
 use crate::audit::{AuthAct, AuthFact, AuthSubject, Event, LoginCode};
-use crate::authn::map_claims;
 use crate::login::LoginFailure;
 use crate::session::{Revoked, Session, SessionData, StoreError};
 
@@ -80,10 +81,9 @@ pub(super) fn record_failure(door: &LoginDoor, request: &EndpointRequest<'_>, fa
     door.audit.send(&Event::Auth(Box::new(event)));
 }
 
-/// The tenant by the claim mapping of the session's issuer.
 fn tenant_of(door: &LoginDoor, data: &SessionData) -> Option<String> {
     let issuer = door.config.issuers.iter().find(|issuer| *issuer.scope.name == *data.issuer)?;
-    map_claims(issuer, &data.claims).ok()?.tenant
+    tenant_of_session(&data.claims, &issuer.scope.claims).map(str::to_owned)
 }
 
 fn count(door: &LoginDoor, provider: Option<&str>, result: &str) {

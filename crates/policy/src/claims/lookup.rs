@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::ClaimError;
 use crate::claim_path::{ClaimMapping, ClaimPath};
-use crate::scope::{IssuerScope, Overage};
+use crate::scope::{ClaimPaths, IssuerScope, Overage};
 
 /// The claim that maps names of claims to sources outside the token.
 const DISTRIBUTED: &str = "_claim_names";
@@ -23,6 +23,13 @@ const SOURCE: &str = ":src";
 pub fn at<'a>(claims: &'a Map<String, Value>, path: &ClaimPath) -> Result<Option<&'a Value>, ClaimError> {
     let segments = path.segments().iter().map(String::as_str);
     lookup(claims, path.whole_name(), segments, path.as_str())
+}
+
+/// The tenant of a session, read from its claims as for its issuer's tokens: for records, listings and revocations,
+/// which name a session without deciding. A tenant of the wrong type counts as absent here; every portal refuses such
+/// an identity.
+pub fn tenant_of_session<'a>(claims: &'a Map<String, Value>, paths: &ClaimPaths) -> Option<&'a str> {
+    at(claims, &paths.tenant).ok().flatten().and_then(Value::as_str)
 }
 
 /// Looks up a claim by its whole name, then by the segments of its path.
