@@ -15,7 +15,7 @@ use crate::load::{Answers, Load, Pace, Until, count, request};
 use crate::machine::{DEVICE, REST, pin_thread, pinned};
 use crate::options::Options;
 use crate::peers::shop::{self, Kind};
-use crate::report::{Section, Table, markdown};
+use crate::report::{Page, Section, Table, markdown};
 use crate::spinners::Spinners;
 
 const POLICIES: usize = 1_000;
@@ -61,7 +61,7 @@ pub fn compared(options: &Options) -> String {
         tables: vec![table(&rows, &options.build)],
         ..Section::default()
     };
-    markdown(&options.facts(), &[section])
+    markdown(Page::Whole, &options.facts(), &[section])
 }
 
 fn started(program: &Path, number: usize, folder: &Path, config: &str) -> Gate {

@@ -58,6 +58,13 @@ pub fn sections(extent: Extent) -> Vec<Section> {
     PARTS.iter().filter_map(|part| part.run(extent)).collect()
 }
 
+/// The section of the doors.
+pub fn doors_alone(extent: Extent) -> Vec<Section> {
+    pin_thread(pinned(REST)).unwrap();
+    let _awake = Spinners::start();
+    vec![doors::section(extent)]
+}
+
 impl Part {
     const fn new(name: &'static str, section: fn(Extent) -> Section) -> Self {
         Self { name, section }

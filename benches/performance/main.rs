@@ -70,6 +70,8 @@ fn main() {
     }
     if options.has(Part::Growth) {
         sections.extend(growth::sections(options.extent));
+    } else if options.has(Part::Doors) {
+        sections.extend(growth::doors_alone(options.extent));
     }
     let mut facts = machine::facts();
     facts.extend(peers::versions());
@@ -80,13 +82,14 @@ fn main() {
     ));
     let stolen = Ticks::now().stolen_since(before);
     facts.push(("stolen by the host".to_owned(), format!("{stolen:.2} % of the CPU time")));
-    let text = report::markdown(&facts, &sections);
+    let page = options.page();
+    let text = report::markdown(page, &facts, &sections);
     match options.extent {
         // proves that the report can be written
-        Extent::Smoke => report::write(tempfile::tempdir().unwrap().path(), &facts, &sections).unwrap(),
+        Extent::Smoke => report::write(tempfile::tempdir().unwrap().path(), page, &facts, &sections).unwrap(),
         Extent::Whole => println!("{text}"),
     }
     if options.write {
-        report::write(&repository().join("docs"), &facts, &sections).unwrap();
+        report::write(&repository().join("docs"), page, &facts, &sections).unwrap();
     }
 }

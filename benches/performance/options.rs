@@ -10,6 +10,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::Extent;
 use crate::gate;
+use crate::report::Page;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Part {
@@ -19,6 +20,8 @@ pub enum Part {
     Transport,
     /// The gate beside itself as its work grows
     Growth,
+    /// Of growth, the doors beside `/authorize` alone; with `--write` a page of their own, docs/performance-doors.md
+    Doors,
 }
 
 /// Measures the gate and writes docs/performance.md. `make bench` installs the peers first.
@@ -72,6 +75,14 @@ impl Options {
 
     pub fn has(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
+    }
+
+    /// The page that `write` writes.
+    pub fn page(&self) -> Page {
+        match self.only.as_slice() {
+            [Part::Doors] => Page::Doors,
+            _ => Page::Whole,
+        }
     }
 
     pub fn time(&self) -> Duration {

@@ -6,6 +6,25 @@ mod markdown;
 
 pub use self::markdown::{markdown, write};
 
+/// A page that the report is written to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Page {
+    /// `performance.md` and its plots.
+    Whole,
+    /// `performance-doors.md`, which has no plots.
+    Doors,
+}
+
+impl Page {
+    /// The title, and the command that writes the page.
+    const fn head(self) -> &'static str {
+        match self {
+            Self::Whole => "# Performance\n\nWritten by `make bench`",
+            Self::Doors => "# Performance of the doors\n\nWritten by `make bench BENCH='--only doors'`",
+        }
+    }
+}
+
 /// One part of the report.
 #[derive(Clone, Debug, Default)]
 pub struct Section {

@@ -17,7 +17,7 @@ use cedargate_policy::search::Searched;
 use cedargate_policy::types::{Door, Redacted};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -27,7 +27,7 @@ use crate::doors::authorize::{Envelope, decide_ask, read_body, record_unreadable
 use crate::gate::Gate;
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::credentials::{bearer, check_listener_token};
-use crate::http::request::{X_REQUEST_ID, check_head_size};
+use crate::http::request::{X_REQUEST_ID, check_head_size, correlation};
 use crate::http::upstream::Body;
 use crate::portals::Portal;
 
@@ -80,14 +80,8 @@ impl Endpoint {
         Some(Self { portal, operation })
     }
 
-    pub fn method(&self) -> Method {
-        match self.operation {
-            Operation::Metadata => Method::GET,
-            _ => Method::POST,
-        }
-    }
-
-    pub fn method_name(&self) -> &'static str {
+    /// The only method, as the `Allow` header names it.
+    fn method(&self) -> &'static str {
         match self.operation {
             Operation::Metadata => "GET",
             _ => "POST",
@@ -112,6 +106,13 @@ impl Operation {
 /// Answers one question; never fails.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], endpoint: Endpoint, head: Parts, body: Incoming) -> Response<Body> {
     let decision_id = Uuid::now_v7();
+    if head.method != endpoint.method() {
+        let mut response = answer::method_not_allowed(endpoint.method());
+        // every answer to a question names it
+        let request_id = correlation(&head.headers, decision_id).request_id;
+        response.headers_mut().insert(&X_REQUEST_ID, request_id);
+        return response;
+    }
     let envelope = Envelope::new(gate, Door::Authzen, &head.headers, decision_id);
     let outcome = match endpoint.operation {
         Operation::Metadata => metadata::document(gate, endpoint.portal.as_deref()),

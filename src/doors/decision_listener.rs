@@ -31,10 +31,7 @@ pub async fn handle(gate: &Gate, request: Request<Incoming>, peer: IpAddr) -> Re
         return forward_auth::handle(gate, tokens, door, head, peer).await;
     }
     if let Some(endpoint) = Endpoint::at(path) {
-        return match head.method == endpoint.method() {
-            true => authzen::handle(gate, tokens, endpoint, head, body).await,
-            false => answer::method_not_allowed(endpoint.method_name()),
-        };
+        return authzen::handle(gate, tokens, endpoint, head, body).await;
     }
     match path {
         OPENAPI_PATH if head.method == Method::GET => answer::json_text(StatusCode::OK, OPENAPI.into()),

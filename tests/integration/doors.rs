@@ -11,3 +11,4 @@ mod hostile_requests;
 mod kept_connections;
 mod oauth2_proxy;
 mod openapi_document;
+mod path_options;

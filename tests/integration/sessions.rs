@@ -1,6 +1,7 @@
 //! Session cookies: requests with them, renewal, revocation, the store and its failures, live connections.
 
 mod live_connections;
+mod many_streams;
 mod own_sessions;
 mod permissions;
 mod renewals;

@@ -3,13 +3,17 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::{Goal, Section, Table, bars, lines};
+use super::{Goal, Page, Section, Table, bars, lines};
 
 /// Names and values of the run: machine, versions, command.
 pub type Facts = Vec<(String, String)>;
 
-/// Writes the report to `<folder>/performance.md` and its plots to `<folder>/performance/`.
-pub fn write(folder: &Path, facts: &Facts, sections: &[Section]) -> std::io::Result<()> {
+/// Writes the report to its page in the folder, and the plots of the whole report to `<folder>/performance/`.
+pub fn write(folder: &Path, page: Page, facts: &Facts, sections: &[Section]) -> std::io::Result<()> {
+    let text = markdown(page, facts, sections);
+    if page == Page::Doors {
+        return std::fs::write(folder.join("performance-doors.md"), text);
+    }
     let plots = folder.join("performance");
     std::fs::create_dir_all(&plots)?;
     for file in std::fs::read_dir(&plots)?.flatten() {
@@ -25,13 +29,13 @@ pub fn write(folder: &Path, facts: &Facts, sections: &[Section]) -> std::io::Res
             std::fs::write(plots.join(format!("{}.svg", plot.name)), lines::svg(plot))?;
         }
     }
-    std::fs::write(folder.join("performance.md"), markdown(facts, sections))
+    std::fs::write(folder.join("performance.md"), text)
 }
 
-pub fn markdown(facts: &Facts, sections: &[Section]) -> String {
-    let mut text = "# Performance\n\nWritten by `make bench`: every number below comes from one run of it. Compare ratios: absolute times depend on the machine. \
-                    The method: [benches/README.md](../benches/README.md).\n\n"
-        .to_owned();
+pub fn markdown(page: Page, facts: &Facts, sections: &[Section]) -> String {
+    let mut text = page.head().to_owned()
+        + ": every number below comes from one run of it. Compare ratios: absolute times depend on the machine. \
+                    The method: [benches/README.md](../benches/README.md).\n\n";
     let rows = facts.iter().map(|(name, value)| vec![name.clone(), value.clone()]);
     text += &table(&Table {
         head: vec!["fact".to_owned(), "this run".to_owned()],

@@ -173,6 +173,11 @@ fn names_no_other_request_or_caller(request: &Seen) -> Result<(), String> {
 
 /// Sends every hostile target and forged line; `user` is the header in which the app gets the caller's name.
 pub fn the_app_sees_what_was_decided(front: &Front, gate: &Gate, user: &str) {
+    the_app_sees_what_was_decided_below("", front, gate, user);
+}
+
+/// The same for targets below a prefix.
+pub fn the_app_sees_what_was_decided_below(prefix: &str, front: &Front, gate: &Gate, user: &str) {
     let viewer = token(gate, &["viewer"]);
     let credential = format!("authorization: {viewer}\r\n");
     let targets = CONFUSING.iter().chain(HOSTILE).map(|target| (*target, ""));
@@ -188,7 +193,8 @@ pub fn the_app_sees_what_was_decided(front: &Front, gate: &Gate, user: &str) {
         } else {
             "connection: close\r\n"
         };
-        let request = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n{close}{credential}{line}{end}\r\n");
+        let below = if target.starts_with('/') { prefix } else { "" };
+        let request = format!("GET {below}{target} HTTP/1.1\r\nhost: localhost\r\n{close}{credential}{line}{end}\r\n");
         send(front, &request);
         for request in gate.app.seen().split_off(before) {
             let caller = request.headers.get_all(user).iter().map(|value| value.to_str().unwrap());
