@@ -4,7 +4,7 @@
 //! the only writer of revisions. Editors, kubelet and deployments write the files meanwhile, so a reading can see a state that
 //! no owner meant:
 //!
-//! - An editor truncates a file and writes it again. The truncated file parses; a forbid in it would be missing.
+//! - An editor truncates a file and writes it again. The truncated file parses; a forbid in it would be missing (`emptied`).
 //! - Kubelet swaps one symlink: every file of a mount changes in one moment, and no event names the files.
 //! - Files that belong together are written one after the other.
 //!
@@ -23,6 +23,7 @@
 //! Replaced revisions are dropped on this thread, so that no request pays for it.
 
 mod emergency;
+mod emptied;
 mod config_files;
 mod outcome;
 mod requests;
@@ -50,6 +51,7 @@ use parking_lot::MutexGuard;
 
 use self::config_files::ConfigFiles;
 pub use self::emergency::EmergencyReload;
+use self::emptied::Emptied;
 pub use self::outcome::{Outcomes, ReloadOutcome, ReloadResult};
 use self::requests::ReloadRequest;
 pub use self::requests::{ReloadRequestError, ReloadRequests};
@@ -99,6 +101,7 @@ pub struct Reloader {
     last: Option<Tree>,
     /// Portals whose files were still being written.
     unsettled: BTreeMap<PortalSlug, ChangingPortal>,
+    emptied: Emptied,
     /// Blocks readiness until the first bundle is loaded; `None` with folders.
     first_bundle: Option<Blocker>,
     /// Blocks readiness until the first revision of each portal in `policies.require`.
@@ -169,6 +172,7 @@ impl Reloader {
             emergency_wake: Some(emergency_wake),
             last: None,
             unsettled: BTreeMap::new(),
+            emptied: Emptied::default(),
             required,
             swaps: Swaps::new(Arc::clone(&gate)),
             read_at: Instant::now(),
@@ -318,6 +322,7 @@ impl Reloader {
             let now = self.source.read_again(&tree, scope);
             before = std::mem::replace(&mut tree, now);
         }
+        self.emptied.hold(self.last.as_ref(), &mut before, &tree, self.read_at);
         if !self.unsettled.is_empty() || self.has_joined_forbids() || self.last.as_ref() != Some(&tree) {
             self.add_portals(&tree);
             self.load_settled(&before, tree);

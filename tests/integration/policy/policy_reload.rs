@@ -305,6 +305,36 @@ fn a_half_written_file_never_counts_until_it_is_complete() {
     gate.stop();
 }
 
+/// A writer on a busy machine: it truncates, and writes much later.
+#[test]
+fn a_file_that_is_emptied_and_filled_later_opens_nothing_meanwhile() {
+    // the gate holds an emptied file for 900 ms; an answer that came later proves nothing
+    const HELD: Duration = Duration::from_millis(800);
+    let stop = "policies/p/stop.cedar";
+    let gate = setup()
+        .file(stop, &forbid("stop"))
+        .file("policies/q/main.cedar", &rule("q0"))
+        .config(WATCHING)
+        .start();
+    serves(&gate, "p", "stop");
+    for round in 1..=3 {
+        let emptied = Instant::now();
+        gate.put(stop, "");
+        // an edit of another portal is in force, so the gate has read the empty file, too
+        gate.put("policies/q/main.cedar", &rule(&format!("q{round}")));
+        serves(&gate, "q", &format!("q{round}"));
+        let answer = decide(&gate, "p");
+        assert!(deciding(&answer) == "stop" || emptied.elapsed() > HELD, "{answer}");
+        gate.put(stop, &format!("// {round}\n{}", forbid("stop")));
+        accepted(&gate, "p");
+        serves(&gate, "p", "stop");
+    }
+    // on purpose: it stays empty
+    gate.put(stop, "");
+    serves(&gate, "p", "v0");
+    gate.stop();
+}
+
 #[test]
 fn a_rejected_edit_names_file_and_line_everywhere_and_changes_nothing() {
     let gate = watching();
