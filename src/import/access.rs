@@ -151,8 +151,8 @@ impl ImportedAccess {
         let rule = if condition.is_some() { "any-action" } else { "permit-all" };
         let mut text = format!(
             "// The callers whom oauth2-proxy let in may do everything. Narrow this, one action at a time.\n\
-             // lint: allow({rule}) oauth2-proxy decides by the caller alone\n@id(\"let-in\")\npermit (principal,
-             // action, resource)"
+             // lint: allow({rule}) oauth2-proxy decides by the caller alone\n\
+             @id(\"let-in\")\npermit (principal, action, resource)"
         );
         if let Some(condition) = condition {
             text.push_str(&format!("\nwhen {{\n    {condition}\n}}"));
