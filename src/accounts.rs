@@ -1,9 +1,9 @@
 //! Local accounts: a users file with argon2id hashes, for small installations and the demo.
 //!
-//! `doors::login` checks a submitted name and password here. Each provider's file is read at start and again when its content
-//! changes; a bad or vanished file leaves the last good one in force. A check of an unknown name costs as much time as one of a
-//! wrong password, and the rate limits count it before any hash is computed. When a file changes or removes an account, the
-//! sessions that the account began before that end.
+//! `doors::login` checks a submitted name and password here. Each provider's file is read at start and again when its
+//! content changes; a bad or vanished file leaves the last good one in force. A check of an unknown name costs as much
+//! time as one of a wrong password, and the rate limits count it before any hash is computed. When a file changes or
+//! removes an account, the sessions that the account began before that end.
 
 mod edit;
 mod hash;
@@ -82,7 +82,8 @@ struct UsersFile {
     users: ArcSwap<Users>,
     /// Text or error of the last read, so that unchanged content is not parsed again. Written by `run` alone.
     last_read: ArcSwapOption<Result<String, UsersError>>,
-    /// The step of the last code that each account used. Holds names of accounts alone, so it is as large as the file at most.
+    /// The step of the last code that each account used. Holds names of accounts alone, so it is as large as the file
+    /// at most.
     used_codes: Mutex<BTreeMap<String, i64>>,
 }
 
@@ -118,8 +119,8 @@ impl Accounts {
         self.limits.shared()
     }
 
-    /// Reads every users file and starts the password threads. Fails if one file cannot be read or parsed: no account of a
-    /// half-read file is accepted or refused.
+    /// Reads every users file and starts the password threads. Fails if one file cannot be read or parsed: no account
+    /// of a half-read file is accepted or refused.
     pub fn new(
         config: &config::Config,
         sessions: &Arc<Sessions>,
@@ -152,10 +153,11 @@ impl Accounts {
         }))
     }
 
-    /// Checks a name and password. Counts the try against address and account first; an unknown name takes as long as a wrong
-    /// password.
+    /// Checks a name and password. Counts the try against address and account first; an unknown name takes as long as a
+    /// wrong password.
     ///
-    /// SECURITY: the caller checks the portal (`Account::may_use`) afterwards, and gives the same answer as for a wrong password.
+    /// SECURITY: the caller checks the portal (`Account::may_use`) afterwards, and gives the same answer as for a wrong
+    /// password.
     pub async fn check(&self, provider: &str, name: &str, password: &str, from: IpAddr) -> Result<Account, CheckError> {
         let (Some(file), Some(checker)) = (self.file(provider), &self.checker) else {
             return Err(CheckError::Credentials("no such provider"));
@@ -195,7 +197,8 @@ impl Accounts {
         self.file(provider).is_some_and(|file| file.users.load().have_codes())
     }
 
-    /// Checks the one-time code of an account whose password `check` accepted. A code counts once, and so does no older one.
+    /// Checks the one-time code of an account whose password `check` accepted. A code counts once, and so does no older
+    /// one.
     pub fn check_code(&self, provider: &str, name: &str, code: &str) -> Result<(), CheckError> {
         let wrong = CheckError::Credentials("wrong or used one-time code");
         let file = self.file(provider).ok_or(CheckError::Credentials("no such provider"))?;
@@ -220,8 +223,8 @@ impl Accounts {
         Some(user.account.clone())
     }
 
-    /// Reads the files again at every poll until stopped, and ends the sessions of the accounts that changed. A revocation that
-    /// the session store refuses stays pending and is sent again at the next poll.
+    /// Reads the files again at every poll until stopped, and ends the sessions of the accounts that changed. A
+    /// revocation that the session store refuses stays pending and is sent again at the next poll.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut pending = BTreeSet::new();
         let mut swept_at = tokio::time::Instant::now();
@@ -333,8 +336,8 @@ impl UsersFile {
         })
     }
 
-    /// Reads the file again and puts a good new content in force. `None` if it reads as last time; else the names whose sessions
-    /// must end.
+    /// Reads the file again and puts a good new content in force. `None` if it reads as last time; else the names whose
+    /// sessions must end.
     fn reload(&self) -> Option<Result<Vec<String>, UsersError>> {
         let content = read(&self.path);
         if self.last_read.load().as_deref() == Some(&content) {

@@ -1,8 +1,9 @@
 //! The composition root: loads certificates, binds listeners, builds the gate, starts its threads.
 //!
-//! `start` binds every listener before it builds anything, so that a port conflict is an error at start and leaves nothing
-//! behind. Requests run on worker threads with one runtime each; workers share immutable snapshots and atomic counters.
-//! Everything else (policies, keys, sessions, admin, decision records) runs on threads of its own and never on a worker.
+//! `start` binds every listener before it builds anything, so that a port conflict is an error at start and leaves
+//! nothing behind. Requests run on worker threads with one runtime each; workers share immutable snapshots and atomic
+//! counters. Everything else (policies, keys, sessions, admin, decision records) runs on threads of its own and never
+//! on a worker.
 //!
 //! `build` makes the shared parts, `bind` the sockets, `background` and `workers` the threads, `shutdown` their end.
 
@@ -46,13 +47,13 @@ pub use shutdown::{Running, ShutdownHandle};
 pub(crate) use warnings::warnings_before_start;
 use workers::Workers;
 
-/// Stack of every thread: policies are read and evaluated recursively, and `load::nesting` of the policy crate accepts only
-/// policies that fit into it. The kernel backs only pages that were touched.
+/// Stack of every thread: policies are read and evaluated recursively, and `load::nesting` of the policy crate accepts
+/// only policies that fit into it. The kernel backs only pages that were touched.
 pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Pause between two sweeps of idle connections to the app and of rate-limit counters.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest wait for the session store at start. The gate starts without it, too; the wait only saves the first requests of
-/// a new replica from 503.
+/// Longest wait for the session store at start. The gate starts without it, too; the wait only saves the first requests
+/// of a new replica from 503.
 const SESSION_STORE_WAIT: Duration = Duration::from_secs(2);
 
 /// The gate did not start.

@@ -76,8 +76,8 @@ struct Shared {
 #[derive(Debug)]
 pub struct Slot(Option<Reservation>);
 
-/// A decision record that is sent when this drops. `record` starts as a denial with reason `cancelled` and keeps it unless the
-/// path sets a verdict. A panic turns a record without a verdict into `panicked`.
+/// A decision record that is sent when this drops. `record` starts as a denial with reason `cancelled` and keeps it
+/// unless the path sets a verdict. A panic turns a record without a verdict into `panicked`.
 #[derive(Debug)]
 pub struct AuditGuard {
     pub record: Box<AuditRecord>,
@@ -101,8 +101,8 @@ pub fn start(config: &config::Audit, metrics: &Metrics) -> Result<(Audit, AuditW
 }
 
 impl Audit {
-    /// Reserves a slot with `on_full: deny`; the slot stays reserved until the guard drops. `Err` if the queue is full, or
-    /// the sink cannot write.
+    /// Reserves a slot with `on_full: deny`; the slot stays reserved until the guard drops. `Err` if the queue is full,
+    /// or the sink cannot write.
     pub fn admit(&self) -> Result<Slot, Refusal> {
         let shared = &self.0;
         if shared.on_full == OnFull::Drop {
@@ -140,8 +140,8 @@ impl Audit {
         self.queue_line(Slot(None), |line| line::write_event(event, &self.0.mask, line));
     }
 
-    /// Writes a line and queues it. A record that cannot be written as JSON is dropped and counted; so is one whose writing
-    /// panics, because a second panic while a request unwinds would end the process.
+    /// Writes a line and queues it. A record that cannot be written as JSON is dropped and counted; so is one whose
+    /// writing panics, because a second panic while a request unwinds would end the process.
     fn queue_line(&self, slot: Slot, write: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()>) {
         let shared = &self.0;
         let mut line = LINE.take();

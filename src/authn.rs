@@ -1,12 +1,13 @@
 //! Verifies bearer tokens and turns their claims into an `Identity`; on the path after the portal is known, before the
 //! decision.
 //!
-//! The gate parses the token strictly (`authn/jws.rs`), requires an issuer that the portal trusts, checks the signature with
-//! that issuer's own keys (`authn/keys.rs`), and only then reads the claims (`cedargate_policy::claims`). Every doubt is a
-//! `TokenError`. Nothing here caches a decision; `recheck` checks a cached token again on every use.
+//! The gate parses the token strictly (`authn/jws.rs`), requires an issuer that the portal trusts, checks the signature
+//! with that issuer's own keys (`authn/keys.rs`), and only then reads the claims (`cedargate_policy::claims`). Every
+//! doubt is a `TokenError`. Nothing here caches a decision; `recheck` checks a cached token again on every use.
 //!
-//! Verification first runs without waiting. It waits only for the issuer's first keys, or for one refetch after an unknown key
-//! id; each wait has a deadline, and the token is then verified once more. If the wait was in vain, the token is refused.
+//! Verification first runs without waiting. It waits only for the issuer's first keys, or for one refetch after an
+//! unknown key id; each wait has a deadline, and the token is then verified once more. If the wait was in vain, the
+//! token is refused.
 
 mod assertion;
 mod cache;
@@ -216,8 +217,8 @@ impl Authn {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Verifies a token of the issuers that a portal trusts (indexes into `Config::issuers`). Waits, with a deadline, only for an
-    /// issuer's first keys or for one refetch after an unknown key id.
+    /// Verifies a token of the issuers that a portal trusts (indexes into `Config::issuers`). Waits, with a deadline,
+    /// only for an issuer's first keys or for one refetch after an unknown key id.
     pub async fn verify(&self, token: PresentedToken<'_>, trusted: &[usize], now: i64) -> Result<Verified, TokenError> {
         let mut issuer = None;
         let outcome = self.verify_uncounted(token, trusted, now, &mut issuer).await;
@@ -237,8 +238,8 @@ impl Authn {
         Some(outcome)
     }
 
-    /// Checks a cached token again: its time window, its key and the age of the keys. Every use of a cached token calls it, after
-    /// it compared `binding` with the sender.
+    /// Checks a cached token again: its time window, its key and the age of the keys. Every use of a cached token calls
+    /// it, after it compared `binding` with the sender.
     pub fn recheck(&self, proof: &TokenProof, now: i64) -> Result<(), TokenError> {
         proof.window.check(now)?;
         let issuer = self.issuers.get(proof.issuer).ok_or(TokenError::IssuerUnknown)?;
@@ -399,7 +400,8 @@ impl IssuerState {
         Ok(Attempted::Verified(Box::new(Verified { identity, proof })))
     }
 
-    /// Checks the signature with the issuer's keys and returns the key that made it. Every kind of token comes through here.
+    /// Checks the signature with the issuer's keys and returns the key that made it. Every kind of token comes through
+    /// here.
     fn check_signature(&self, token: &CompactJws<'_>, now: i64) -> Result<SignatureCheck, TokenError> {
         let algorithm = token.header.algorithm;
         if !self.config.algorithms.contains(&algorithm) {

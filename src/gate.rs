@@ -1,8 +1,8 @@
 //! THE path: one request from its head to the app's answer, or to a refusal.
 //!
-//! `handle` wraps: ids, the audit guard, metrics, and turning a refusal into a response. `gate` is the straight line: check →
-//! path → portal → `allow` (caller → decision → permit) → upstream. Each step gives the next one what it needs, or ends the
-//! request. `upstream::forward` takes a permit, so no request reaches it without a decision.
+//! `handle` wraps: ids, the audit guard, metrics, and turning a refusal into a response. `gate` is the straight line:
+//! check → path → portal → `allow` (caller → decision → permit) → upstream. Each step gives the next one what it needs,
+//! or ends the request. `upstream::forward` takes a permit, so no request reaches it without a decision.
 
 mod asked;
 mod authenticate;
@@ -76,7 +76,8 @@ pub struct Gate {
     pub assertions: Arc<AssertionKeys>,
     pub sessions: Arc<Sessions>,
     pub login: Arc<RelyingParty>,
-    /// Changes whenever a revision is swapped, or the trust in client certificates; written by `reload` and `http::tls`.
+    /// Changes whenever a revision is swapped, or the trust in client certificates; written by `reload` and
+    /// `http::tls`.
     pub reloads: watch::Sender<u64>,
     /// Answers requests under `identity.prefix`.
     pub identity: LoginDoor,
@@ -387,8 +388,8 @@ impl Gate {
     }
 }
 
-/// Keeps of a permitted request what deciding it again needs. Headers only if a policy reads them, or if a tunnel may follow: a
-/// later revision may read them.
+/// Keeps of a permitted request what deciding it again needs. Headers only if a policy reads them, or if a tunnel may
+/// follow: a later revision may read them.
 fn decided(
     head: RequestHead,
     active_portal: ActivePortal<'_>,

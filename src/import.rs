@@ -1,7 +1,7 @@
 //! Makes a configuration, policies and tests of oauth2-proxy's settings (`cedargate config import oauth2-proxy`).
 //!
-//! `settings` reads oauth2-proxy's own forms into names and values, `alpha` its newer file, `helm` the values of its chart;
-//! `options` knows every name; `provider`, `serving` and `access` translate. Reads no file and no environment.
+//! `settings` reads oauth2-proxy's own forms into names and values, `alpha` its newer file, `helm` the values of its
+//! chart; `options` knows every name; `provider`, `serving` and `access` translate. Reads no file and no environment.
 //!
 //! SECURITY: no value of a secret gets into the result. A setting that let callers in, and that has no exact
 //! counterpart, is narrowed or left out, never widened, and named.

@@ -1,8 +1,8 @@
 //! Login at an OIDC provider: the gate is the relying party.
 //!
-//! `doors::login` calls it: to send a browser to a provider, to turn the callback into session data, to renew a session's claims
-//! and to verify logout tokens. The `oauth2` library runs the OAuth steps; `authn` verifies ID tokens with the code that
-//! verifies bearer tokens. A provider that does not answer never ends a session.
+//! `doors::login` calls it: to send a browser to a provider, to turn the callback into session data, to renew a
+//! session's claims and to verify logout tokens. The `oauth2` library runs the OAuth steps; `authn` verifies ID tokens
+//! with the code that verifies bearer tokens. A provider that does not answer never ends a session.
 
 mod claims;
 mod complete;
@@ -36,7 +36,8 @@ use crate::session::{Revocation, SessionData, Sessions};
 
 /// Interval at which the age of the discovery documents is checked.
 const DISCOVERY_CHECK_INTERVAL: Duration = Duration::from_secs(60);
-/// Key input for the part of `state` that is not bound to a browser; 27 bytes, so it cannot equal a 32-byte cookie secret.
+/// Key input for the part of `state` that is not bound to a browser; 27 bytes, so it cannot equal a 32-byte cookie
+/// secret.
 const DESTINATION_SECRET: &[u8] = b"cedargate login destination";
 /// Separates the two sealed parts of `state`: destination, login state.
 const STATE_SEPARATOR: char = '.';
@@ -255,8 +256,8 @@ impl RelyingParty {
         })
     }
 
-    /// The provider's URL that ends the session there, too; `None` if the provider has no such endpoint. The provider redirects
-    /// back to `<origin>/` only: providers compare the whole URL with the registered one.
+    /// The provider's URL that ends the session there, too; `None` if the provider has no such endpoint. The provider
+    /// redirects back to `<origin>/` only: providers compare the whole URL with the registered one.
     ///
     /// SECURITY: the hint is an ID token, so a script of the app gets a URL without it.
     pub async fn logout_location(&self, data: &SessionData, caller: LogoutCaller, origin: &str) -> Option<String> {
@@ -325,9 +326,9 @@ impl RelyingParty {
         })
     }
 
-    /// Unix milliseconds up to which a logout token ends what began: the end of its `iat`'s second, by the issuer's clock, which
-    /// may be behind by the issuer's leeway; never later than the token's first arrival. So a token that arrives late or again
-    /// does not end the login after it.
+    /// Unix milliseconds up to which a logout token ends what began: the end of its `iat`'s second, by the issuer's
+    /// clock, which may be behind by the issuer's leeway; never later than the token's first arrival. So a token that
+    /// arrives late or again does not end the login after it.
     ///
     /// SECURITY: the whole token is remembered, not its `jti`: a provider that gave two tokens one `jti` would lose the
     /// second logout.

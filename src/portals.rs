@@ -275,8 +275,8 @@ impl JoinedForbids {
         self.0.is_empty()
     }
 
-    /// The tree, read at `read_at`, with the files that joined since then. Forgets the others: that reading saw what became of
-    /// them.
+    /// The tree, read at `read_at`, with the files that joined since then. Forgets the others: that reading saw what
+    /// became of them.
     pub fn laid_over<'a>(&mut self, tree: &'a Tree, read_at: Instant) -> Cow<'a, Tree> {
         self.0.retain(|_, joined| joined.at >= read_at);
         if self.0.is_empty() {

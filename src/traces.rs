@@ -1,9 +1,9 @@
 //! Spans of requests, exported over OTLP as the standard `OTEL_*` variables say. Off unless they ask for it.
 //!
-//! A request carries a `RequestSpan` only while traces are on and its trace is sampled. The steps note when they began and
-//! ended; the spans are made when the request is over, or when its client went away. A bounded queue takes them, and a thread
-//! of the OpenTelemetry library exports them in batches. With a full queue or a collector that fails, spans are lost and no
-//! request waits.
+//! A request carries a `RequestSpan` only while traces are on and its trace is sampled. The steps note when they began
+//! and ended; the spans are made when the request is over, or when its client went away. A bounded queue takes them,
+//! and a thread of the OpenTelemetry library exports them in batches. With a full queue or a collector that fails,
+//! spans are lost and no request waits.
 //!
 //! SECURITY: a span holds the route, the portal and the outcome, never a user, a header, a path or a query.
 
@@ -38,7 +38,8 @@ pub struct Tracer {
     _connection: Option<Connection>,
 }
 
-/// The transport to the collector if the environment asks for traces; the log says why if it asks for what this gate does not do.
+/// The transport to the collector if the environment asks for traces; the log says why if it asks for what this gate
+/// does not do.
 fn wanted() -> Option<Transport> {
     let is_on = match variable("OTEL_TRACES_EXPORTER").as_deref() {
         Some("otlp") => true,

@@ -1,8 +1,8 @@
 //! Checks every file and socket that the configuration names, and reports all unusable ones.
 //!
-//! `validate` and `serve` call this before anything is bound. Each file is read by the function that the running gate reads
-//! it with, so a file that passes here is a file that `serve` starts with. An address that a process listens at passes: for
-//! `validate` that may be the running gate.
+//! `validate` and `serve` call this before anything is bound. Each file is read by the function that the running gate
+//! reads it with, so a file that passes here is a file that `serve` starts with. An address that a process listens at
+//! passes: for `validate` that may be the running gate.
 
 use std::path::{Path, PathBuf};
 
@@ -127,8 +127,8 @@ fn secret_key(auth: &ClientAuth) -> &'static str {
 }
 
 fn check_users(path: &Path) -> Result<(), String> {
-    // A running gate gives no such advice when its users file vanishes: a new file with one account would end the sessions
-    // of all the other accounts.
+    // A running gate gives no such advice when its users file vanishes: a new file with one account would end the
+    // sessions of all the other accounts.
     let hint = if path.exists() {
         ""
     } else {

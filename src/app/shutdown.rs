@@ -1,11 +1,12 @@
 //! A running gate and its shutdown, in phases: draining, closing, drained, forced, joined.
 //!
-//! `stop` runs on one thread and waits at each phase for its timeout, for the workers, or for the next phase, whichever comes
-//! first. A `ShutdownHandle` (second signal) or the control socket may move the phase from other threads at any time; phases
-//! only move forward (`base::lifecycle`), so a phase that came early only shortens the wait.
+//! `stop` runs on one thread and waits at each phase for its timeout, for the workers, or for the next phase, whichever
+//! comes first. A `ShutdownHandle` (second signal) or the control socket may move the phase from other threads at any
+//! time; phases only move forward (`base::lifecycle`), so a phase that came early only shortens the wait.
 //!
-//! The order at the end matters. Workers and background threads end before the audit writer closes, so that every record
-//! that was accepted is written. Socket files go last: `cedargate drain --wait` takes a removed control socket as the end.
+//! The order at the end matters. Workers and background threads end before the audit writer closes, so that every
+//! record that was accepted is written. Socket files go last: `cedargate drain --wait` takes a removed control socket
+//! as the end.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -69,8 +70,9 @@ impl Running {
     }
 
     /// Drains for `limits.drain_delay` (new connections are still accepted), closes for at most `limits.drain_timeout`
-    /// (requests in flight and session renewals finish, because a rotated refresh token cannot be fetched again), forces what
-    /// is left, and returns when every accepted record is written. A `ShutdownHandle` cuts each phase short.
+    /// (requests in flight and session renewals finish, because a rotated refresh token cannot be fetched again),
+    /// forces what is left, and returns when every accepted record is written. A `ShutdownHandle` cuts each phase
+    /// short.
     pub fn stop(self) {
         let limits = &self.gate.config.limits;
         self.start_draining();
@@ -112,8 +114,8 @@ impl Running {
         }
     }
 
-    /// Waits until the admin listener answered the requests to `/drained`. A waiter's place is free just before its answer is
-    /// written, so one more pause lets the bytes out.
+    /// Waits until the admin listener answered the requests to `/drained`. A waiter's place is free just before its
+    /// answer is written, so one more pause lets the bytes out.
     fn wait_for_drain_waiters(&self) {
         if !self.shutdown.has_drain_waiters() {
             return;

@@ -1,8 +1,8 @@
 //! Settings with which `serve` starts although a part of it cannot work yet: a key file without a usable key, a portal
 //! that has no folder yet, a port that another process still has.
 //!
-//! `serve` logs these sentences at start, and `validate` reports them, so that a file that passes one is no surprise to the
-//! other. What keeps `serve` from starting is in `files`.
+//! `serve` logs these sentences at start, and `validate` reports them, so that a file that passes one is no surprise to
+//! the other. What keeps `serve` from starting is in `files`.
 
 use std::net::SocketAddr;
 
@@ -68,8 +68,8 @@ fn folders(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// The configured ports at which another process listens while others are free. If all of them are taken, the process is
-/// most likely the gate itself.
+/// The configured ports at which another process listens while others are free. If all of them are taken, the process
+/// is most likely the gate itself.
 fn taken_ports(config: &Config) -> Vec<String> {
     let listen = &config.listen;
     let tcp = |address: &Address| match address {

@@ -90,8 +90,8 @@ pub struct AuditRecord {
 pub struct Supplied(Box<[u8]>);
 
 impl Supplied {
-    /// `json` is an object with the members `principal` (absent: a credential proved it), `resource` (absent: only named) and
-    /// `entities`, or a text that says why they are not there.
+    /// `json` is an object with the members `principal` (absent: a credential proved it), `resource` (absent: only
+    /// named) and `entities`, or a text that says why they are not there.
     pub fn new(json: Vec<u8>) -> Self {
         Self(json.into())
     }

@@ -1,7 +1,8 @@
 //! The end of the decision log: standard output, or a file that the gate opens, rotates and forces to the disk.
 //!
-//! Only the writer thread uses it. The file is opened for appending, so that another program may truncate it, and its path is
-//! looked at before each write, so that another program may move it. Nothing is written to a file that was moved.
+//! Only the writer thread uses it. The file is opened for appending, so that another program may truncate it, and its
+//! path is looked at before each write, so that another program may move it. Nothing is written to a file that was
+//! moved.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write};

@@ -1,8 +1,9 @@
 //! The words that events of the decision log are made of, each list once.
 //!
-//! The code that sends an event names a variant, the record shows its word, and the published schema lists the words: a test
-//! compares `schemas/audit-event.schema.json` with these lists. `CEDARGATE_ACCEPT=1 cargo test --lib audit` writes them into it.
-//! Words stay: a reader of logs compares with them, so a word that goes, or means something else, is a breaking change.
+//! The code that sends an event names a variant, the record shows its word, and the published schema lists the words: a
+//! test compares `schemas/audit-event.schema.json` with these lists. `CEDARGATE_ACCEPT=1 cargo test --lib audit` writes
+//! them into it. Words stay: a reader of logs compares with them, so a word that goes, or means something else, is a
+//! breaking change.
 
 use cedargate_policy::denial::Denial;
 use serde::{Serialize, Serializer};

@@ -1,7 +1,8 @@
-//! The client certificate of a connection as the only credential: the issuer that vouches for it, and the identity that it proves.
+//! The client certificate of a connection as the only credential: the issuer that vouches for it, and the identity that
+//! it proves.
 //!
-//! `gate` asks for requests to apps and for live connections, the login door for its endpoints. The certificate itself, and
-//! whether it is trusted now, is `http::client_certificate`.
+//! `gate` asks for requests to apps and for live connections, the login door for its endpoints. The certificate itself,
+//! and whether it is trusted now, is `http::client_certificate`.
 
 use std::sync::Arc;
 
@@ -23,8 +24,8 @@ pub struct CertificateIssuers<'a> {
 }
 
 impl<'a> CertificateIssuers<'a> {
-    /// What `find` makes of the first issuer whose authorities vouch for the certificate now; `find` passes an issuer over with
-    /// `None`.
+    /// What `find` makes of the first issuer whose authorities vouch for the certificate now; `find` passes an issuer
+    /// over with `None`.
     ///
     /// # Errors
     /// `token_invalid` if the certificate is not trusted any more, `issuer_unknown` if `find` passed over every issuer.
@@ -67,7 +68,8 @@ pub fn possession(certificate: Option<&Arc<ClientCertificate>>) -> Possession {
     }
 }
 
-/// The identity that a certificate proves at an issuer that vouches for it; `None` if it has no name of the issuer's kind.
+/// The identity that a certificate proves at an issuer that vouches for it; `None` if it has no name of the issuer's
+/// kind.
 pub fn identity_at(issuer: &Issuer, certificate: &ClientCertificate) -> Result<Option<Identity>, Refusal> {
     let Some(rules) = &issuer.certificates else {
         return Ok(None);

@@ -1,11 +1,11 @@
 //! Exchanges a caller's token for one that the app may use at further services (RFC 8693, token exchange).
 //!
-//! Runs after a permit, for apps with `upstream.token: exchange`. The provider's token is cached per caller's token and target,
-//! until shortly before either of the two expires. Requests with the same token race to ask: the first asks, the others wait for
-//! it and find the answer in the cache. A failure is cached, too, for a short time.
+//! Runs after a permit, for apps with `upstream.token: exchange`. The provider's token is cached per caller's token and
+//! target, until shortly before either of the two expires. Requests with the same token race to ask: the first asks,
+//! the others wait for it and find the answer in the cache. A failure is cached, too, for a short time.
 //!
-//! SECURITY: a token goes to the provider that issued it and to no other. Every failure refuses the request: the client's own
-//! token never reaches the app in the place of the exchanged one.
+//! SECURITY: a token goes to the provider that issued it and to no other. Every failure refuses the request: the
+//! client's own token never reaches the app in the place of the exchanged one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -333,7 +333,8 @@ fn token_of(answer: &Map<String, Value>, expires_at: i64) -> Result<Answer, Exch
     })
 }
 
-/// Hashes token and target; each part is preceded by its length, so that two different sets of parts never hash the same bytes.
+/// Hashes token and target; each part is preceded by its length, so that two different sets of parts never hash the
+/// same bytes.
 fn cache_key(exchange: Exchange<'_>) -> [u8; 32] {
     let settings = exchange.settings;
     let scopes = settings.scopes.join(" ");

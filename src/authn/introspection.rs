@@ -1,8 +1,9 @@
 //! Verifies a bearer token that is not a JWT by asking its issuer (RFC 7662, token introspection).
 //!
-//! Runs in the place of JWT verification. An issuer's answer is cached: an active token for `issuers[].introspection.cache` at
-//! most, in this process and, through the session store, for the other replicas; a refused one for `INACTIVE_LIFE`, in this
-//! process only. The key of an entry is a hash of token, issuer and client. A store that fails counts as a miss.
+//! Runs in the place of JWT verification. An issuer's answer is cached: an active token for
+//! `issuers[].introspection.cache` at most, in this process and, through the session store, for the other replicas; a
+//! refused one for `INACTIVE_LIFE`, in this process only. The key of an entry is a hash of token, issuer and client. A
+//! store that fails counts as a miss.
 //!
 //! Requests with the same token race to ask. An async mutex per token orders them: the first asks the issuer, the rest
 //! wait for the mutex and then find the answer in the cache. If the first request is cancelled (its client went away),
@@ -224,7 +225,8 @@ impl IntrospectionClient {
             self.count(from.issuer, &outcome);
             match outcome {
                 Err(TokenError::Inactive) => {}
-                // another issuer may know the token; if none does, the failure is the result, because this one may know it
+                // another issuer may know the token; if none does, the failure is the result, because this one may know
+                // it
                 Err(error @ TokenError::KeysUnavailable { .. }) => refusal = error,
                 outcome => return outcome,
             }
@@ -389,7 +391,8 @@ impl IssuerAnswer {
     }
 }
 
-/// Hashes token, issuer and client; each is preceded by its length, so that two different triples never hash the same bytes.
+/// Hashes token, issuer and client; each is preceded by its length, so that two different triples never hash the same
+/// bytes.
 fn cache_key(token: &str, from: IntrospectedIssuer<'_>) -> [u8; 32] {
     let length = |text: &str| u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes();
     let issuer = &from.issuer.scope.issuer;

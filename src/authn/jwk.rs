@@ -118,7 +118,8 @@ impl KeySet {
         Ok(set)
     }
 
-    /// Returns the keys that may have signed a token with this header. A `kid` is only compared, never used in another way.
+    /// Returns the keys that may have signed a token with this header. A `kid` is only compared, never used in another
+    /// way.
     pub(super) fn choose(&self, kid: Option<&str>, algorithm: Algorithm) -> KeyChoice<'_> {
         let named = |key: &&PublicKey| kid.is_none() || key.kid.as_deref() == kid;
         if kid.is_some() && !self.keys.iter().any(|key| named(&key)) {
@@ -221,8 +222,8 @@ fn text<'a>(jwk: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, 
     jwk.get(name).and_then(Value::as_str).ok_or(KeyError::Member(name))
 }
 
-/// Reads a base64url member. RFC 7518 forbids padding and the characters `+` and `/`; some issuers write them, and they change
-/// no byte of a key.
+/// Reads a base64url member. RFC 7518 forbids padding and the characters `+` and `/`; some issuers write them, and they
+/// change no byte of a key.
 fn encoded_member(jwk: &Map<String, Value>, name: &'static str) -> Result<EncodedMember, KeyError> {
     let text = text(jwk, name)?;
     let unpadded = text.trim_end_matches('=');
@@ -282,8 +283,8 @@ fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
     bytes.get(zeros..).unwrap_or_default()
 }
 
-/// True for moduli of the broken generator of CVE-2017-15361: modulo every small prime they lie in the subgroup that 65537
-/// generates. One good key in 2^27 has the same property and is refused as well.
+/// True for moduli of the broken generator of CVE-2017-15361: modulo every small prime they lie in the subgroup that
+/// 65537 generates. One good key in 2^27 has the same property and is refused as well.
 fn is_roca(modulus: &[u8]) -> bool {
     const PRIMES: [u32; 17] = [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157];
     PRIMES.iter().all(|prime| {

@@ -1,19 +1,19 @@
 //! Fetches an issuer's keys and keeps them fresh.
 //!
-//! One refresher task per issuer, on the control runtime, reads a file or fetches a URL and publishes an immutable `KeySet`. The
-//! workers load snapshots of it. A failed fetch leaves the last good keys in force until `jwks.max_age`; after that the
-//! issuer's tokens are denied `key_unavailable`.
+//! One refresher task per issuer, on the control runtime, reads a file or fetches a URL and publishes an immutable
+//! `KeySet`. The workers load snapshots of it. A failed fetch leaves the last good keys in force until `jwks.max_age`;
+//! after that the issuer's tokens are denied `key_unavailable`.
 //!
-//! A token with an unknown key id may be signed with a new key, so its request asks for a refetch. Requests race for that
-//! refetch, and the lock of `RefetchRequests` orders them. While a requested fetch is not finished, every request shares its
-//! ticket. Else the first request makes a new ticket, at most one per `REFETCH_INTERVAL`; within that interval a request is
-//! refused at once. So tokens with random key ids cost one fetch per interval.
+//! A token with an unknown key id may be signed with a new key, so its request asks for a refetch. Requests race for
+//! that refetch, and the lock of `RefetchRequests` orders them. While a requested fetch is not finished, every request
+//! shares its ticket. Else the first request makes a new ticket, at most one per `REFETCH_INTERVAL`; within that
+//! interval a request is refused at once. So tokens with random key ids cost one fetch per interval.
 //!
-//! The refresher reads the newest ticket before it fetches and marks that ticket served afterwards. A fetch that was already
-//! under way when a ticket was made therefore never serves it. A failed fetch serves its tickets too: the requests wake, do
-//! not find the key id and refuse their tokens. A fetch slower than `REFETCH_WAIT` refuses the tokens of the requests
-//! that wait. A key id that a fresh set does not have is refused without a refetch for `UNKNOWN_KID_LIFE`, or until the
-//! published keys change.
+//! The refresher reads the newest ticket before it fetches and marks that ticket served afterwards. A fetch that was
+//! already under way when a ticket was made therefore never serves it. A failed fetch serves its tickets too: the
+//! requests wake, do not find the key id and refuse their tokens. A fetch slower than `REFETCH_WAIT` refuses the tokens
+//! of the requests that wait. A key id that a fresh set does not have is refused without a refetch for
+//! `UNKNOWN_KID_LIFE`, or until the published keys change.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -176,7 +176,8 @@ impl IssuerKeys {
         drop(tokio::time::timeout(FIRST_FETCH_WAIT, first).await);
     }
 
-    /// Requests fresh keys for an unknown key id and waits for them. `false`: refused or too slow, the id stays unknown.
+    /// Requests fresh keys for an unknown key id and waits for them. `false`: refused or too slow, the id stays
+    /// unknown.
     pub(super) async fn refetch_for(&self, kid: &str, generation: u64) -> bool {
         let hash = sha256(kid.as_bytes());
         let is_known_unknown = |kid: UnknownKid| kid.generation == generation && Instant::now() < kid.expires_at;
@@ -200,8 +201,8 @@ impl IssuerKeys {
         self.unknown_kids.insert(sha256(kid.as_bytes()), unknown);
     }
 
-    /// Returns the ticket of the requested fetch that is not finished, or a new ticket; `None` within `REFETCH_INTERVAL` of the
-    /// last one.
+    /// Returns the ticket of the requested fetch that is not finished, or a new ticket; `None` within
+    /// `REFETCH_INTERVAL` of the last one.
     fn request_refetch(&self, now: Instant) -> Option<u64> {
         let mut requests = self.requests.lock();
         if requests.newest_ticket > self.progress.borrow().served {
@@ -376,8 +377,8 @@ pub fn check_url(text: &str, transport: KeyTransport) -> Result<(), FetchError> 
     }
 }
 
-/// Returns the URL of the discovery document (OpenID Connect Discovery 1.0, section 4). A trailing slash of the issuer is dropped
-/// first.
+/// Returns the URL of the discovery document (OpenID Connect Discovery 1.0, section 4). A trailing slash of the issuer
+/// is dropped first.
 pub fn discovery_url(issuer: &str) -> String {
     format!(
         "{}/.well-known/openid-configuration",

@@ -1,12 +1,13 @@
 //! File descriptors: how many this process may have, and the share that clients may use.
 //!
 //! Clients and their connections to apps must never use up the descriptors that the admin listener, the control socket,
-//! policy files and the session store need: a gate that cannot be asked or stopped is worse than one that refuses a client.
-//! So `share` keeps a reserve for each of them, at start, from the limit of the process (`ulimit -n`, raised to its hard
-//! limit).
+//! policy files and the session store need: a gate that cannot be asked or stopped is worse than one that refuses a
+//! client. So `share` keeps a reserve for each of them, at start, from the limit of the process (`ulimit -n`, raised to
+//! its hard limit).
 //!
-//! The kernel gives every new descriptor the lowest free number. A descriptor whose number reaches a `Ceiling` therefore
-//! shows that all numbers below are in use, without a count that each owner of a descriptor would have to keep.
+//! The kernel gives every new descriptor the lowest free number. A descriptor whose number reaches a `Ceiling`
+//! therefore shows that all numbers below are in use, without a count that each owner of a descriptor would have to
+//! keep.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
@@ -94,8 +95,8 @@ pub fn raise() -> Option<u64> {
     }
 }
 
-/// Divides `limit` descriptors. Each reserve is at most a quarter of those that the process does not need itself, so that
-/// clients have half of a small limit.
+/// Divides `limit` descriptors. Each reserve is at most a quarter of those that the process does not need itself, so
+/// that clients have half of a small limit.
 pub fn share(limit: Option<u64>, wanted: &Wanted) -> Shares {
     let own = own(wanted.workers);
     let operations = FILES + wanted.operations;

@@ -1,5 +1,5 @@
-//! Reads a small file completely (keys, certificates, users, tokens), makes, replaces and renames one in one step, and locks
-//! folders.
+//! Reads a small file completely (keys, certificates, users, tokens), makes, replaces and renames one in one step, and
+//! locks folders.
 //!
 //! Reading refuses anything but a regular file, because opening a FIFO would block, and stops at the caller's limit
 //! even if the file grows while it is read.
@@ -56,8 +56,8 @@ pub fn read_small(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     Ok(bytes)
 }
 
-/// Locks a folder against other processes of the gate until the returned file is dropped. `Err` if another process holds the
-/// lock for all of `timeout`.
+/// Locks a folder against other processes of the gate until the returned file is dropped. `Err` if another process
+/// holds the lock for all of `timeout`.
 pub fn lock_folder(folder: &Path, timeout: Duration) -> io::Result<File> {
     let file = File::open(folder)?;
     let deadline = Instant::now() + timeout;
@@ -70,14 +70,16 @@ pub fn lock_folder(folder: &Path, timeout: Duration) -> io::Result<File> {
     }
 }
 
-/// Reads the text of a regular file of at most `max` bytes, without a byte order mark; bytes that are not UTF-8 are an error.
+/// Reads the text of a regular file of at most `max` bytes, without a byte order mark; bytes that are not UTF-8 are an
+/// error.
 pub fn read_small_text(path: &Path, max: u64) -> Result<String, ReadError> {
     let bytes = read_small(path, max)?;
     let text = text::decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok(text.to_owned())
 }
 
-/// Reads a secret from a file. A byte order mark, a line break at the end and white space around it are not part of the secret.
+/// Reads a secret from a file. A byte order mark, a line break at the end and white space around it are not part of the
+/// secret.
 pub fn read_secret(path: &Path, max: u64) -> Result<Redacted<String>, SecretFileError> {
     let text = read_small_text(path, max)?;
     let secret = text.trim();
@@ -106,7 +108,8 @@ fn temporary_beside(path: &Path) -> PathBuf {
     folder_of(path).join(format!(".{name}.{}", uuid::Uuid::now_v7().simple()))
 }
 
-/// Fails if no file can be made in this folder, or if the folder is not there and cannot be made. Leaves nothing behind.
+/// Fails if no file can be made in this folder, or if the folder is not there and cannot be made. Leaves nothing
+/// behind.
 pub fn check_folder(folder: &Path) -> io::Result<()> {
     let there = folder
         .ancestors()
@@ -117,7 +120,8 @@ pub fn check_folder(folder: &Path) -> io::Result<()> {
     std::fs::remove_file(probe)
 }
 
-/// Makes a file in one step: a reader of the path sees nothing, or the complete content. Fails if there is something already.
+/// Makes a file in one step: a reader of the path sees nothing, or the complete content. Fails if there is something
+/// already.
 pub fn create_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = temporary_beside(path);
     let written = (|| {
@@ -133,15 +137,16 @@ pub fn create_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     written
 }
 
-/// Renames a file in one step. Fails if the new path has something already, also if another program is making it meanwhile.
+/// Renames a file in one step. Fails if the new path has something already, also if another program is making it
+/// meanwhile.
 pub fn move_file(from: &Path, to: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?;
     File::open(folder_of(to))?.sync_all()
 }
 
-/// Replaces the file by a rename: a reader of the path sees the complete old or the complete new content. Mode and owner stay;
-/// a new file gets `new_mode`. Not for devices and pipes, which a rename would replace.
+/// Replaces the file by a rename: a reader of the path sees the complete old or the complete new content. Mode and
+/// owner stay; a new file gets `new_mode`. Not for devices and pipes, which a rename would replace.
 pub fn replace_file(path: &Path, bytes: &[u8], new_mode: u32) -> io::Result<()> {
     let old = match std::fs::metadata(path) {
         Ok(metadata) => Some(metadata),

@@ -1,7 +1,8 @@
-//! The HTTPS client of the gate's own requests to issuers and providers: its authorities, its proxy, and the cause of a failure.
+//! The HTTPS client of the gate's own requests to issuers and providers: its authorities, its proxy, and the cause of a
+//! failure.
 //!
-//! It follows no redirect, because a redirect would send a code, a token or a secret to a host that is not configured, and it
-//! reads no proxy from the environment. The caller adds deadlines.
+//! It follows no redirect, because a redirect would send a code, a token or a secret to a host that is not configured,
+//! and it reads no proxy from the environment. The caller adds deadlines.
 
 use std::error::Error;
 use std::io;

@@ -1,9 +1,9 @@
 //! The gate's own log: JSON lines on stderr, or readable text on a terminal.
 //!
-//! Not the decision log, which is `audit`. The level comes from `CEDARGATE_LOG` (tracing's filter syntax, default `info`), and
-//! the control socket can change it for a time (`level`). Threads that log put their lines into a bounded queue, and one writer
-//! thread writes them. With a stuck terminal or a full pipe the queue fills and new lines are dropped; no request waits for
-//! the log. Warnings and errors that repeat are left out and counted (`throttle`).
+//! Not the decision log, which is `audit`. The level comes from `CEDARGATE_LOG` (tracing's filter syntax, default
+//! `info`), and the control socket can change it for a time (`level`). Threads that log put their lines into a bounded
+//! queue, and one writer thread writes them. With a stuck terminal or a full pipe the queue fills and new lines are
+//! dropped; no request waits for the log. Warnings and errors that repeat are left out and counted (`throttle`).
 
 mod level;
 mod throttle;

@@ -1,8 +1,8 @@
 //! `cedargate serve`: runs the gate until a signal or the control socket starts its shutdown.
 //!
-//! The first SIGTERM, SIGINT or `cedargate drain` drains. SIGINT also skips `limits.drain_delay`, because a user at a terminal
-//! has no load balancer. The next signal forces the end; after `cedargate drain` the next signal still counts as the first.
-//! SIGHUP reloads the policy files. SIGUSR1 and SIGUSR2 do nothing.
+//! The first SIGTERM, SIGINT or `cedargate drain` drains. SIGINT also skips `limits.drain_delay`, because a user at a
+//! terminal has no load balancer. The next signal forces the end; after `cedargate drain` the next signal still counts
+//! as the first. SIGHUP reloads the policy files. SIGUSR1 and SIGUSR2 do nothing.
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -57,7 +57,8 @@ pub(crate) fn run(args: &Args) -> Exit {
     exit
 }
 
-/// The signals that the gate catches from now on: one that arrives while the gate starts takes effect once it has started.
+/// The signals that the gate catches from now on: one that arrives while the gate starts takes effect once it has
+/// started.
 pub(crate) struct Signals {
     runtime: Runtime,
     streams: SignalStreams,

@@ -140,8 +140,8 @@ pub async fn read_body(gate: &Gate, body: Incoming) -> Result<Bytes, Refusal> {
     Ok(bytes.to_bytes())
 }
 
-/// Decides every query and returns the JSON of the answer. The only query is decided under `decision_id`; each item of a batch
-/// has an id of its own.
+/// Decides every query and returns the JSON of the answer. The only query is decided under `decision_id`; each item of
+/// a batch has an id of its own.
 async fn respond(gate: &Gate, envelope: &Envelope, asks: &BodyQueries, decision_id: Uuid) -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::new();
     match asks {
@@ -271,8 +271,8 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
     Ok(None)
 }
 
-/// Decides one query, and appends its answer to `out`. `Err`, and nothing appended, if there is no decision: the query cannot be
-/// evaluated, or the caller's credential is not valid.
+/// Decides one query, and appends its answer to `out`. `Err`, and nothing appended, if there is no decision: the query
+/// cannot be evaluated, or the caller's credential is not valid.
 async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid, out: &mut Vec<u8>) -> Result<(), Refusal> {
     let decided = decide_ask(gate, envelope, ask, decision_id).await?;
     match decided.decision.unevaluated() {

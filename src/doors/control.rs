@@ -1,9 +1,9 @@
 //! The control socket: the actions that an operator on the same machine may take on a running gate.
 //!
-//! SECURITY: a Unix socket that only the gate's own user can open; the door itself asks for no further proof. `drain` starts
-//! the same shutdown as SIGTERM, `reload` makes the reloader read the policy files now, `sessions` lists and revokes sessions,
-//! `log-level` changes the log for a time, `explain` says why a recent decision was made.
-//! Request bodies are never read. Every action is in the decision log.
+//! SECURITY: a Unix socket that only the gate's own user can open; the door itself asks for no further proof. `drain`
+//! starts the same shutdown as SIGTERM, `reload` makes the reloader read the policy files now, `sessions` lists and
+//! revokes sessions, `log-level` changes the log for a time, `explain` says why a recent decision was made. Request
+//! bodies are never read. Every action is in the decision log.
 
 mod explain;
 mod log_level;

@@ -1,9 +1,9 @@
-//! The login door: the endpoints under `identity.prefix` (login, callback, logout, session, tokens, permissions, portals) and
-//! their pages.
+//! The login door: the endpoints under `identity.prefix` (login, callback, logout, session, tokens, permissions,
+//! portals) and their pages.
 //!
 //! `gate` passes a checked request whose path is below the prefix. `Endpoint` is the table of paths and methods, and
-//! `LoginDoor::dispatch` names the file that answers each endpoint. This door never decides about a path of an app. No response
-//! is cached; a redirect leads to this origin or to a configured provider, nowhere else.
+//! `LoginDoor::dispatch` names the file that answers each endpoint. This door never decides about a path of an app. No
+//! response is cached; a redirect leads to this origin or to a configured provider, nowhere else.
 
 mod backchannel;
 mod begin;

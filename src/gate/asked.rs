@@ -1,9 +1,9 @@
 //! A request that another proxy holds back until the gate has decided it.
 //!
-//! The proxy states the request and forwards it itself, so the gate must not decide on anything that it would forward in another
-//! form: the path must be canonical already, and headers that only the gate's own forwarding would remove are refused. The
-//! decision is the one of the proxy listener (`decide`). Such a request is not watched while its answer streams, and a session
-//! gets no new id here: the answer to the client is the other proxy's.
+//! The proxy states the request and forwards it itself, so the gate must not decide on anything that it would forward
+//! in another form: the path must be canonical already, and headers that only the gate's own forwarding would remove
+//! are refused. The decision is the one of the proxy listener (`decide`). Such a request is not watched while its
+//! answer streams, and a session gets no new id here: the answer to the client is the other proxy's.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -122,8 +122,8 @@ pub struct AskedRefusal {
 }
 
 impl Gate {
-    /// Decides the request that a proxy asks about; never fails. `headers` are those of the question, for its ids; `asked` is an
-    /// error if the question cannot be read.
+    /// Decides the request that a proxy asks about; never fails. `headers` are those of the question, for its ids;
+    /// `asked` is an error if the question cannot be read.
     pub async fn check(&self, door: Door, headers: &HeaderMap, asked: Result<AskedRequest, Refusal>) -> Checked {
         let decided_at = unix_millis();
         let decision_id = new_id(decided_at);

@@ -1,7 +1,8 @@
-//! The credentials besides `Authorization`, which `decide` prefers to them: tokens in other places, the session cookie, the
-//! client certificate of the connection.
+//! The credentials besides `Authorization`, which `decide` prefers to them: tokens in other places, the session cookie,
+//! the client certificate of the connection.
 //!
-//! A session and a certificate become a caller as a token does. A request without cookie and certificate costs nothing here.
+//! A session and a certificate become a caller as a token does. A request without cookie and certificate costs nothing
+//! here.
 
 use std::sync::Arc;
 
@@ -41,7 +42,8 @@ impl Gate {
         }
     }
 
-    /// The caller of the connection's certificate; `None` without one, and where the portal trusts no issuer of certificates.
+    /// The caller of the connection's certificate; `None` without one, and where the portal trusts no issuer of
+    /// certificates.
     fn by_certificate(&self, head: &RequestHead, active_portal: ActivePortal<'_>) -> Result<Option<Arc<Caller>>, Refusal> {
         let Some(certificate) = &head.certificate else {
             return Ok(None);

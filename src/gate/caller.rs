@@ -1,12 +1,13 @@
-//! Builds the caller of a credential: everything that depends on the credential and the revision alone. Cached per portal.
+//! Builds the caller of a credential: everything that depends on the credential and the revision alone. Cached per
+//! portal.
 //!
 //! The cache key is the hash of the whole token, the version of the session, or the hash of the certificate's chain and
 //! issuer. A cached caller is used only after time, key, issuer and revocations were checked again, and only under the
 //! revision that made it. The first request under another revision makes the caller anew of the cached proof, so an
 //! edit costs no caller a signature check. The cache holds no fact of a request.
 //!
-//! What races: while a revision is replaced, requests under the old and the new one may each put their caller into the cache.
-//! The later one stays, and a request under the other revision makes its own again.
+//! What races: while a revision is replaced, requests under the old and the new one may each put their caller into the
+//! cache. The later one stays, and a request under the other revision makes its own again.
 
 use std::sync::Arc;
 
@@ -55,7 +56,8 @@ impl Gate {
                     Some(known) => known.proven.clone(),
                     None => {
                         portal.callers.remove(&hash);
-                        // boxed, as is everything that few requests need: every request's future has room for its largest branch
+                        // boxed, as is everything that few requests need: every request's future has room for its
+                        // largest branch
                         Box::pin(self.verify(portal, presented)).await?
                     }
                 };
@@ -125,8 +127,8 @@ impl Gate {
         Ok(caller)
     }
 
-    /// The caller that the client certificate of a connection proves: that of the first issuer of the portal that vouches for it.
-    /// The certificate was checked for this request.
+    /// The caller that the client certificate of a connection proves: that of the first issuer of the portal that
+    /// vouches for it. The certificate was checked for this request.
     pub fn certificate_caller(
         &self,
         active_portal: ActivePortal<'_>,
@@ -224,7 +226,8 @@ impl Caller {
     }
 }
 
-/// Makes the caller anew of its proof. Of `before`, the same caller under another revision, only the assertion may stay.
+/// Makes the caller anew of its proof. Of `before`, the same caller under another revision, only the assertion may
+/// stay.
 fn build_caller(active_portal: ActivePortal<'_>, proven: Proven, before: Option<&Caller>) -> Result<Caller, Refusal> {
     let ActivePortal { portal, active } = active_portal;
     let revision = &active.revision;
@@ -280,8 +283,8 @@ fn asserted_claims(revision: &Revision, identity: &Identity) -> Result<Map<Strin
     Ok(asserted)
 }
 
-/// The identity headers, named as in oauth2-proxy. A claim that `portal.yaml` maps to an attribute is the claim that the
-/// policies saw.
+/// The identity headers, named as in oauth2-proxy. A claim that `portal.yaml` maps to an attribute is the claim that
+/// the policies saw.
 fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal: &Principal) -> Result<CallerHeaders, Refusal> {
     // a claim that is elsewhere is no fault here: the principal was refused for it if the policies read it
     let named = |name: &str| match revision.rules.claims.claim(&identity.claims, name) {

@@ -1,7 +1,8 @@
 //! From a checked head to a permit: finds the caller, then has the portal's policies decide.
 //!
-//! The decision itself is `cedargate_policy::decision`; this file finds the caller for it and fills the record. The order of
-//! the steps is fixed: an emergency forbid on a public path → the credential → the rate of the principal → the decision.
+//! The decision itself is `cedargate_policy::decision`; this file finds the caller for it and fills the record. The
+//! order of the steps is fixed: an emergency forbid on a public path → the credential → the rate of the principal → the
+//! decision.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -149,8 +150,8 @@ impl Worker {
 }
 
 impl Gate {
-    /// Finds the caller and decides. Every request that HTTP asks about comes here: the proxy's own, and those that another proxy
-    /// holds back.
+    /// Finds the caller and decides. Every request that HTTP asks about comes here: the proxy's own, and those that
+    /// another proxy holds back.
     pub(super) async fn decide(
         &self,
         head: &RequestHead,

@@ -68,8 +68,8 @@ impl Gate {
 }
 
 impl Worker {
-    /// The endpoint that answers where no portal does: at `/` a person chooses a portal, or reads that a logout at a provider is
-    /// done.
+    /// The endpoint that answers where no portal does: at `/` a person chooses a portal, or reads that a logout at a
+    /// provider is done.
     pub(super) fn endpoint_without_portal(&self, head: &RequestHead, progress: &Progress) -> Option<GateEndpoint<'static>> {
         let visit = progress.visit.as_ref().filter(|visit| visit.target.is_some())?;
         if head.path.as_str() != "/" {

@@ -1,18 +1,19 @@
 //! Connections that outlive their decision: tunnels, and answers that stream.
 //!
-//! One registry per worker. An entry keeps the original request, so that the worker can decide it again. A revocation makes the
-//! worker check the entry's caller; a new revision makes it decide the same query under that revision. If either denies, the
-//! worker cuts the connection. So does another trust in client certificates: the worker verifies that of the connection again. An
-//! expired token or certificate, or a session past its time, does not cut: only those three events do.
+//! One registry per worker. An entry keeps the original request, so that the worker can decide it again. A revocation
+//! makes the worker check the entry's caller; a new revision makes it decide the same query under that revision. If
+//! either denies, the worker cuts the connection. So does another trust in client certificates: the worker verifies
+//! that of the connection again. An expired token or certificate, or a session past its time, does not cut: only those
+//! three events do.
 //!
-//! What races: a revocation or a swap may come between the decision and the registration. Each entry therefore carries the
-//! epoch of revocations and the revision that it was decided under; the epoch is read *before* the caller is checked. `join`
-//! compares both with the present and wakes `watch` if they differ, so an event before the registration is seen there and one
-//! after it by `watch` itself. A tunnel is registered before the app is asked; a streamed answer when its body first waits, and
-//! `forward` compares the same two values once more before the head goes out.
+//! What races: a revocation or a swap may come between the decision and the registration. Each entry therefore carries
+//! the epoch of revocations and the revision that it was decided under; the epoch is read *before* the caller is
+//! checked. `join` compares both with the present and wakes `watch` if they differ, so an event before the registration
+//! is seen there and one after it by `watch` itself. A tunnel is registered before the app is asked; a streamed answer
+//! when its body first waits, and `forward` compares the same two values once more before the head goes out.
 //!
-//! If `watch` ends because its senders are gone (shutdown), connections stay until the drain closes them. If the portal has no
-//! revision any more, the connection is cut.
+//! If `watch` ends because its senders are gone (shutdown), connections stay until the drain closes them. If the portal
+//! has no revision any more, the connection is cut.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -119,8 +120,8 @@ impl OriginalRequest {
 }
 
 impl OriginalRequest {
-    /// Decides the same query under another revision, as of the time of the first decision: only a difference between the
-    /// revisions can change the decision. `None`: still permitted.
+    /// Decides the same query under another revision, as of the time of the first decision: only a difference between
+    /// the revisions can change the decision. `None`: still permitted.
     pub(super) fn decide_again(&self, active_portal: ActivePortal<'_>, caller: Option<&Caller>) -> Option<Refusal> {
         let http = HttpQuery {
             method: self.method.as_str(),
@@ -148,7 +149,8 @@ impl Reason {
 }
 
 impl Live {
-    /// Registers a request. Until the returned value is dropped, `cut` is cut when the request would not be permitted any more.
+    /// Registers a request. Until the returned value is dropped, `cut` is cut when the request would not be permitted
+    /// any more.
     pub(super) fn join(&self, gate: &Gate, request: Rc<DecidedRequest>, cut: Rc<CutSignal>) -> Rc<dyn std::any::Any> {
         let registry = &self.0;
         let number = registry.next.get();
@@ -271,8 +273,8 @@ impl Gate {
         Ok(())
     }
 
-    /// Checks that the certificate of a connection is trusted and, where it is the caller's credential, that the same issuer
-    /// vouches for it.
+    /// Checks that the certificate of a connection is trusted and, where it is the caller's credential, that the same
+    /// issuer vouches for it.
     fn check_certificate(
         &self,
         portal: &Portal,

@@ -154,8 +154,8 @@ impl Progress {
         }
     }
 
-    /// Begins the part of a request that belongs to a portal. `rate`: the answer to whether the client's address may ask, which
-    /// is refused only here, because the answer needs the portal's CORS headers.
+    /// Begins the part of a request that belongs to a portal. `rate`: the answer to whether the client's address may
+    /// ask, which is refused only here, because the answer needs the portal's CORS headers.
     pub fn enter(
         &mut self,
         portal: &Arc<Portal>,

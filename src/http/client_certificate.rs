@@ -1,11 +1,13 @@
-//! A client's certificate, as the requests of its connection see it: verified again whenever that could change the result.
+//! A client's certificate, as the requests of its connection see it: verified again whenever that could change the
+//! result.
 //!
-//! The TLS handshake verifies the certificate and proves that the client holds its key. A connection may live longer than the
-//! trust in its certificate: the certificate expires, `http::tls` puts other authorities or revocation lists in force. Each
-//! request therefore asks for the verdict. It is cached, and made anew under another `ClientTrust` or after `until`, the first
-//! second at which time alone could change it.
+//! The TLS handshake verifies the certificate and proves that the client holds its key. A connection may live longer
+//! than the trust in its certificate: the certificate expires, `http::tls` puts other authorities or revocation lists
+//! in force. Each request therefore asks for the verdict. It is cached, and made anew under another `ClientTrust` or
+//! after `until`, the first second at which time alone could change it.
 //!
-//! SECURITY: the names of a certificate are read strictly. A certificate with a name that has two readings gives no identity.
+//! SECURITY: the names of a certificate are read strictly. A certificate with a name that has two readings gives no
+//! identity.
 
 mod names;
 
@@ -62,7 +64,8 @@ pub struct CheckedCertificate {
     trust: Option<Arc<ClientTrust>>,
     /// The first Unix second at which the result must be made anew.
     until: i64,
-    /// The entries of `client_certificates` whose authorities vouch for the certificate: indexes into `Config::issuers`.
+    /// The entries of `client_certificates` whose authorities vouch for the certificate: indexes into
+    /// `Config::issuers`.
     pub issuers: Result<Vec<usize>, String>,
 }
 
@@ -90,7 +93,8 @@ impl std::fmt::Debug for ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// The certificate of a finished handshake; `None` without one. `chain` is what the client sent, its own certificate first.
+    /// The certificate of a finished handshake; `None` without one. `chain` is what the client sent, its own
+    /// certificate first.
     pub fn of(chain: &[CertificateDer<'_>], trust: &SharedTrust) -> Option<Arc<Self>> {
         let chain: Vec<CertificateDer<'static>> = chain.iter().map(|one| one.clone().into_owned()).collect();
         let own = chain.first()?;
@@ -144,8 +148,8 @@ impl ClientCertificate {
         hex::encode(self.fingerprint)
     }
 
-    /// The facts of the certificate as claims, for an entry of `client_certificates`. `None`: it has no name of the entry's kind,
-    /// or one of another trust domain.
+    /// The facts of the certificate as claims, for an entry of `client_certificates`. `None`: it has no name of the
+    /// entry's kind, or one of another trust domain.
     ///
     /// # Errors
     /// A name is malformed, or there are several where one is needed.

@@ -1,10 +1,10 @@
 //! The places of a request's head that hold a bearer token: `Authorization`, and the places that issuers configure.
 //!
-//! Runs before the decision. A token from a configured place is taken out of the head, so that no policy, record or app sees it.
-//! A head with two different tokens outside `Authorization` is refused: the gate does not choose a caller.
+//! Runs before the decision. A token from a configured place is taken out of the head, so that no policy, record or app
+//! sees it. A head with two different tokens outside `Authorization` is refused: the gate does not choose a caller.
 //!
-//! SECURITY: a browser sends a cookie by itself, and a proxy in front of the gate may set its header for every request of a
-//! browser. `FoundToken::origin` says which evidence of the request's origin the token needs.
+//! SECURITY: a browser sends a cookie by itself, and a proxy in front of the gate may set its header for every request
+//! of a browser. `FoundToken::origin` says which evidence of the request's origin the token needs.
 
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::Redacted;
@@ -118,7 +118,8 @@ fn is_own(scheme: &[u8]) -> bool {
     is_bearer(scheme) || scheme.eq_ignore_ascii_case(b"dpop")
 }
 
-/// The bearer token of a request where no other credential counts. `None` without `Authorization`; another scheme is an error.
+/// The bearer token of a request where no other credential counts. `None` without `Authorization`; another scheme is an
+/// error.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     match Authorization::of(headers)? {
         Authorization::Absent => Ok(None),

@@ -3,11 +3,11 @@
 //! A connection goes through `handshake` (the steps before HTTP, and which HTTP it speaks), then `http1_connection` or
 //! `http2_connection` drives it to its end. Both answer requests through `ConnectionContext::answer`.
 //!
-//! Each worker thread has its own socket on the same address (SO_REUSEPORT), so workers share only the connection counts.
-//! Over the limit, the listener accepts a connection, answers 503 if it speaks plain text, and closes it: a worker that
-//! stopped accepting would strand the connections that the kernel queues for its socket. The same happens when only
-//! descriptors are free that are kept back for other listeners (`base::descriptors`). No client ends the process: after a
-//! failed accept the listener pauses, and a panic ends one request or one connection.
+//! Each worker thread has its own socket on the same address (SO_REUSEPORT), so workers share only the connection
+//! counts. Over the limit, the listener accepts a connection, answers 503 if it speaks plain text, and closes it: a
+//! worker that stopped accepting would strand the connections that the kernel queues for its socket. The same happens
+//! when only descriptors are free that are kept back for other listeners (`base::descriptors`). No client ends the
+//! process: after a failed accept the listener pauses, and a panic ends one request or one connection.
 //!
 //! When the gate closes, the listener first accepts the connections in the kernel's queue, then returns after the last
 //! one ended. A connection without a request gets `FIRST_REQUEST_GRACE` to send one.
@@ -134,8 +134,8 @@ impl Rejected {
         std::iter::successors(Some(Self::Malformed), |reason| reason.next()).filter(|reason| reason.is_recorded())
     }
 
-    /// False for reasons that are only counted: they cost a client nothing, so records of them could crowd out records of
-    /// decisions.
+    /// False for reasons that are only counted: they cost a client nothing, so records of them could crowd out records
+    /// of decisions.
     const fn is_recorded(self) -> bool {
         !matches!(self, Self::TlsHandshake | Self::TooManyConnections)
     }
@@ -375,7 +375,8 @@ impl<H> ConnectionContext<H> {
         H: Fn(Request<Incoming>, Rc<ClientConnection>) -> F + 'static,
         F: Future<Output = Response<Body>> + 'static,
     {
-        // on the heap, once: every future around it would hold it twice, and a stream that only sends holds it to its end
+        // on the heap, once: every future around it would hold it twice, and a stream that only sends holds it to its
+        // end
         let answer = Box::pin((self.handler)(request, Rc::clone(&self.client)));
         let listener = Rc::clone(&self.listener);
         let client = Rc::clone(&self.client);

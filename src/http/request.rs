@@ -1,9 +1,9 @@
 //! The facts that a request states about itself, after every ambiguous request was refused.
 //!
-//! First step of the path. hyper has already refused requests that no HTTP parser accepts; `check` refuses requests that
-//! two parsers could read differently (docs/threat-model.md lists the cases), so that the request decided on is the one
-//! forwarded. The client's address and scheme come from the connection, and from headers only if the peer is a trusted
-//! proxy. Nothing here decides which caller sends the request.
+//! First step of the path. hyper has already refused requests that no HTTP parser accepts; `check` refuses requests
+//! that two parsers could read differently (docs/threat-model.md lists the cases), so that the request decided on is
+//! the one forwarded. The client's address and scheme come from the connection, and from headers only if the peer is a
+//! trusted proxy. Nothing here decides which caller sends the request.
 
 mod asked_url;
 mod forwarded;
@@ -177,8 +177,8 @@ fn one_host(headers: &HeaderMap) -> Result<Authority, Refusal> {
     }
 }
 
-/// A target in absolute form must name the same host as `Host`. Authority form and `*` belong to methods that the gate does
-/// not forward.
+/// A target in absolute form must name the same host as `Host`. Authority form and `*` belong to methods that the gate
+/// does not forward.
 fn check_uri(uri: &Uri, host: &Authority) -> Result<(), Refusal> {
     let (scheme, named) = match (uri.scheme_str(), uri.authority()) {
         (None, None) => return Ok(()),
@@ -243,8 +243,8 @@ fn single_value(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     }
 }
 
-/// A new UUIDv7 of this time, in Unix milliseconds. Unlike `Uuid::now_v7` it reads no clock and takes no lock; the ids of one
-/// millisecond are in no order.
+/// A new UUIDv7 of this time, in Unix milliseconds. Unlike `Uuid::now_v7` it reads no clock and takes no lock; the ids
+/// of one millisecond are in no order.
 pub fn new_id(now_millis: i64) -> Uuid {
     // the bytes between these hold the version and the variant
     let [a, b, c, d, e, f, _, _, _, g, h, i, j, ..] = Uuid::new_v4().into_bytes();
@@ -252,8 +252,8 @@ pub fn new_id(now_millis: i64) -> Uuid {
     Builder::from_unix_timestamp_millis(millis, &[a, b, c, d, e, f, g, h, i, j]).into_uuid()
 }
 
-/// Returns the request's id and its position in a trace. If the client sent neither, both are one new UUIDv7 of the decision's
-/// time.
+/// Returns the request's id and its position in a trace. If the client sent neither, both are one new UUIDv7 of the
+/// decision's time.
 pub fn correlation(headers: &HeaderMap, decision_id: Uuid) -> Correlation {
     let fresh = LazyCell::new(|| {
         let (time_and_version, _) = decision_id.as_u64_pair();

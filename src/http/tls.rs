@@ -2,12 +2,14 @@
 //!
 //! Beside the path. A listener takes the certificates that `SharedTls` holds when a client connects. Only
 //! `CertificateWatcher` replaces them, and only with a complete set: if a file cannot be read or parsed, or key and
-//! certificate do not match, the old certificates stay in force, and log, metric and audit say so once per change. The same
-//! holds for a certificate that expired or is not valid yet, while the old one is valid: clients would refuse it. One that is
-//! not valid yet is taken up when it becomes valid. At start there is no better certificate, so the gate starts and warns.
+//! certificate do not match, the old certificates stay in force, and log, metric and audit say so once per change. The
+//! same holds for a certificate that expired or is not valid yet, while the old one is valid: clients would refuse it.
+//! One that is not valid yet is taken up when it becomes valid. At start there is no better certificate, so the gate
+//! starts and warns.
 //!
-//! The trust in clients' certificates (`trust.rs`: authorities and revocation lists) is replaced with them. It goes into force
-//! before the configuration of new handshakes, and open connections verify their certificates again under it.
+//! The trust in clients' certificates (`trust.rs`: authorities and revocation lists) is replaced with them. It goes
+//! into force before the configuration of new handshakes, and open connections verify their certificates again under
+//! it.
 //!
 //! A deployment replaces the files one after the other. A change therefore counts only if the content is still the same
 //! after `CHANGE_QUIET`; a half-replaced set that is older than that is rejected, and the next look finds the rest.

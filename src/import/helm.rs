@@ -1,8 +1,8 @@
 //! Reads the values of oauth2-proxy's Helm chart, and manifests that hold its TOML file in a text block.
 //!
-//! The values may stand below another member (`oauth2-proxy:` of a chart around it, `spec.values` of a HelmRelease), in a text
-//! (`helm.values` of an Argo CD application), or as its `helm.parameters`. As in the program that the chart starts, a variable
-//! goes before the file and a flag before both.
+//! The values may stand below another member (`oauth2-proxy:` of a chart around it, `spec.values` of a HelmRelease), in
+//! a text (`helm.values` of an Argo CD application), or as its `helm.parameters`. As in the program that the chart
+//! starts, a variable goes before the file and a flag before both.
 
 use serde_json::{Map, Value, json};
 

@@ -1,4 +1,5 @@
-//! Logins at a scripted provider: every wrong response of token endpoint and userinfo, every wrong ID token and logout token.
+//! Logins at a scripted provider: every wrong response of token endpoint and userinfo, every wrong ID token and logout
+//! token.
 //!
 //! The tests need no session store: they begin after `state` was opened.
 

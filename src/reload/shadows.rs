@@ -1,8 +1,9 @@
 //! Loads the portals' candidate sets: `policies/<portal>/candidate/`, or the folder of `policies.candidate`.
 //!
-//! A candidate takes the place of the portal's own policies; schema, entities, routes, shared policies and emergency forbids
-//! are those of the tree. It is loaded after the revision in force, without the decision tests, because it may be meant to
-//! fail them. A candidate that does not load turns its shadow off and nothing else; log, `/status`, metric and record say so.
+//! A candidate takes the place of the portal's own policies; schema, entities, routes, shared policies and emergency
+//! forbids are those of the tree. It is loaded after the revision in force, without the decision tests, because it may
+//! be meant to fail them. A candidate that does not load turns its shadow off and nothing else; log, `/status`, metric
+//! and record say so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The exporter of spans: OTLP over HTTP or gRPC, as the standard `OTEL_EXPORTER_OTLP_*` variables say.
 //!
-//! The OpenTelemetry library reads endpoint, headers, compression and timeout itself. Here are the choice of the protocol and
-//! the trust in the collector's certificate. gRPC needs a runtime for its connection, so it gets a thread of its own, which
-//! ends when `Connection` is dropped.
+//! The OpenTelemetry library reads endpoint, headers, compression and timeout itself. Here are the choice of the
+//! protocol and the trust in the collector's certificate. gRPC needs a runtime for its connection, so it gets a thread
+//! of its own, which ends when `Connection` is dropped.
 
 use std::convert::Infallible;
 use std::path::PathBuf;

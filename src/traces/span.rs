@@ -165,8 +165,8 @@ impl RequestSpan {
         });
     }
 
-    /// Notes a decision of a door that decides several: on the evaluation that ended last, if it has none yet, and on the
-    /// request's own span if it stays the only one.
+    /// Notes a decision of a door that decides several: on the evaluation that ended last, if it has none yet, and on
+    /// the request's own span if it stays the only one.
     pub fn decided(&mut self, facts: DecisionFacts) {
         self.close(End::NotCompleted);
         let last = self.steps.last_mut();

@@ -87,8 +87,9 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
     ("policy::types", &["policy::json"]),
 ];
 
-/// Module → the modules it may use besides the foundations. `*`: all. A path below a module (`policy::permit::Permit`) allows
-/// only that item. Steps of the path (authn, the decision, upstream) never use each other; gate and doors bring them together.
+/// Module → the modules it may use besides the foundations. `*`: all. A path below a module (`policy::permit::Permit`)
+/// allows only that item. Steps of the path (authn, the decision, upstream) never use each other; gate and doors bring
+/// them together.
 const LAYERS: &[(&str, &[&str])] = &[
     // composition
     ("main", &["*"]),
@@ -501,8 +502,8 @@ fn the_layer_table_points_one_way() {
     );
 }
 
-/// Files of one folder that import each other in a circle cannot be read in any order. A folder counts with the file beside it
-/// that declares it. The layer table holds the modules of a root.
+/// Files of one folder that import each other in a circle cannot be read in any order. A folder counts with the file
+/// beside it that declares it. The layer table holds the modules of a root.
 #[test]
 fn files_of_a_folder_import_each_other_one_way() {
     let all = sources();

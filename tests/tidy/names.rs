@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::scan::{code_lines, report, sources};
 
-/// Types of one name, over the gate and the policy crate. Two are a pair that meets nowhere: the configuration's `Portal` and the
-/// running one.
+/// Types of one name, over the gate and the policy crate. Two are a pair that meets nowhere: the configuration's
+/// `Portal` and the running one.
 const TYPES_OF_A_NAME_MAX: usize = 2;
 /// Names that say which part of its file a type is, and that no other file imports.
 const OF_EVERY_FILE: &[&str] = &["Args"];

@@ -86,8 +86,8 @@ fn paths_after(line: &str, root: &str, prefix: &str) -> Vec<Edge> {
     found
 }
 
-/// The full paths of every `crate::…` and `super::…` of a line, groups opened. `own` is the path of the file below its root:
-/// `cli`, `workbench`, `desk`.
+/// The full paths of every `crate::…` and `super::…` of a line, groups opened. `own` is the path of the file below its
+/// root: `cli`, `workbench`, `desk`.
 pub fn full_paths(own: &[&str], line: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for root in ["crate::", "super::"] {

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::scan::{display, files, read, report};
 
-/// Pronouns that hide who acts. A comment names the component instead: the gate, the worker, the client, Redis, the caller.
+/// Pronouns that hide who acts. A comment names the component instead: the gate, the worker, the client, Redis, the
+/// caller.
 const INDEFINITE: &[&str] = &[
     "anybody",
     "anyone",
@@ -36,6 +37,10 @@ const RIDDLES: &[&str] = &[
 ];
 /// Of a hundred doc comments, so many may open with one of them.
 const RIDDLES_PERCENT_MAX: usize = 3;
+/// Columns of a comment, as of a line of `docs/`.
+const COLUMNS_MAX: usize = 120;
+/// Lines of comments that are longer. Wrap those of a file that changes, and lower this.
+const LONG_LINES_MAX: usize = 100;
 
 struct Comment {
     place: String,
@@ -110,5 +115,30 @@ fn doc_comments_open_with_a_noun_or_a_verb() {
         .collect();
     if riddles.len() * 100 > openings.len() * RIDDLES_PERCENT_MAX {
         report(&riddles);
+    }
+}
+
+#[test]
+fn comments_wrap_at_120_columns() {
+    let mut findings = Vec::new();
+    for root in ["src", "crates", "benches", "tests"] {
+        for file in files(Path::new(root)) {
+            if file.extension().is_none_or(|e| e != "rs") {
+                continue;
+            }
+            let text = read(&display(&file));
+            let comments = text
+                .lines()
+                .enumerate()
+                .filter(|(_, line)| line.trim_start().starts_with("//"));
+            let long = comments.filter(|(_, line)| line.chars().count() > COLUMNS_MAX);
+            findings.extend(long.map(|(number, _)| {
+                let place = format!("{}:{}", display(&file), number + 1);
+                format!("{place}: a comment beyond {COLUMNS_MAX} columns; wrap it")
+            }));
+        }
+    }
+    if findings.len() > LONG_LINES_MAX {
+        report(&findings);
     }
 }

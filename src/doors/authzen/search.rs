@@ -1,8 +1,8 @@
 //! Search of AuthZEN: the subjects, resources or actions for which the decision is a permit.
 //!
-//! `searches` finds one page on a thread of its own; this file reads the question and the wanted page, and writes the answer. A
-//! page may have fewer results than its limit, or none, and a next page: the token of the next page names the last candidate
-//! that this one looked at. The gate holds no state of a search. A search writes one record.
+//! `searches` finds one page on a thread of its own; this file reads the question and the wanted page, and writes the
+//! answer. A page may have fewer results than its limit, or none, and a next page: the token of the next page names the
+//! last candidate that this one looked at. The gate holds no state of a search. A search writes one record.
 
 use std::sync::Arc;
 

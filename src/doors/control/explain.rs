@@ -1,7 +1,7 @@
 //! `explain` of the control socket: a decision of the last records by its id, decided again by the revision in force.
 //!
-//! For operators alone: an explanation shows policies. It may take as long as all policies together, so a thread of its own
-//! computes it.
+//! For operators alone: an explanation shows policies. It may take as long as all policies together, so a thread of its
+//! own computes it.
 
 use std::sync::Arc;
 

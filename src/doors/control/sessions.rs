@@ -1,7 +1,7 @@
 //! Sessions over the control socket: lists them and revokes them.
 //!
-//! The query string names the sessions to list or the target to revoke; bodies are never read. A revocation names exactly one
-//! target. A query that names no target, two targets or an unknown key revokes nothing.
+//! The query string names the sessions to list or the target to revoke; bodies are never read. A revocation names
+//! exactly one target. A query that names no target, two targets or an unknown key revokes nothing.
 
 use std::num::NonZeroUsize;
 

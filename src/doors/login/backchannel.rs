@@ -1,8 +1,9 @@
 //! `POST auth/backchannel-logout`: the provider ends sessions (OIDC Back-Channel Logout 1.0).
 //!
-//! The signed logout token is the only credential; cookie and origin are not used. 200 once the sessions that it names have
-//! ended, else 400. The effect is the same however often the token arrives: it ends what began before it. If the store does
-//! not answer, the logout holds in this gate at once and is published later; the 400 lets the provider try again.
+//! The signed logout token is the only credential; cookie and origin are not used. 200 once the sessions that it names
+//! have ended, else 400. The effect is the same however often the token arrives: it ends what began before it. If the
+//! store does not answer, the logout holds in this gate at once and is published later; the 400 lets the provider try
+//! again.
 
 use cedargate_policy::denial::Refusal;
 use http::{Response, StatusCode};

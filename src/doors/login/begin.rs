@@ -1,5 +1,5 @@
-//! `GET auth/login?portal=&rd=`: redirects the browser to its provider, or shows the form of a local account. Where a portal has
-//! several providers and the link names none, a page lets the user choose.
+//! `GET auth/login?portal=&rd=`: redirects the browser to its provider, or shows the form of a local account. Where a
+//! portal has several providers and the link names none, a page lets the user choose.
 //!
 //! Any site can link to this endpoint. So every parameter is checked before anything is done; `acr_values`, `max_age`
 //! and `prompt` can only demand a stronger login, never a weaker one, and `login_hint` only fills in a field of the

@@ -1,10 +1,10 @@
 //! `GET auth/callback`: the provider redirects the browser back. `POST auth/callback`: it sends a form
 //! (`response_mode=form_post`).
 //!
-//! The form is redirected to the GET: a browser sends no `SameSite=Lax` cookie with a POST of another site, and the login cookie
-//! must come along. With `SameSite=None` every site could send it.
-//! A callback logs in once, and only the browser that began the login. A repeated callback (reload, back button) or one of
-//! another browser goes on to the return path if the browser has a session, and begins a new login if it has none.
+//! The form is redirected to the GET: a browser sends no `SameSite=Lax` cookie with a POST of another site, and the
+//! login cookie must come along. With `SameSite=None` every site could send it. A callback logs in once, and only the
+//! browser that began the login. A repeated callback (reload, back button) or one of another browser goes on to the
+//! return path if the browser has a session, and begins a new login if it has none.
 
 use cedargate_policy::denial::Refusal;
 use http::header::SET_COOKIE;
@@ -95,8 +95,8 @@ async fn repeated(
     }
 }
 
-/// Answers the callback of a login that this browser cannot complete: another browser began it, or several tabs began logins
-/// before the browser had a login cookie and overwrote each other's.
+/// Answers the callback of a login that this browser cannot complete: another browser began it, or several tabs began
+/// logins before the browser had a login cookie and overwrote each other's.
 ///
 /// SECURITY: the code is not redeemed, so an attacker's callback cannot log the victim in as the attacker.
 async fn other_browser(

@@ -51,8 +51,8 @@ impl<'a> CallerCredential<'a> {
         }
     }
 
-    /// Refuses a request that another site's page may have made a browser send, if the browser presents the credential by
-    /// itself.
+    /// Refuses a request that another site's page may have made a browser send, if the browser presents the credential
+    /// by itself.
     pub fn check_origin(&self, door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<(), Refusal> {
         match self {
             Self::Session(_) => door.check_same_origin(request),
@@ -73,7 +73,8 @@ impl<'a> CallerCredential<'a> {
         self.session().map_or(Revocable::Identity(identity), Revocable::Session)
     }
 
-    /// Checks again, without waiting, a credential that gave this identity: neither it nor the caller was revoked meanwhile.
+    /// Checks again, without waiting, a credential that gave this identity: neither it nor the caller was revoked
+    /// meanwhile.
     pub fn check_again(&self, door: &LoginDoor, portal: &Portal, identity: &Identity) -> Result<(), Refusal> {
         if let Self::Certificate(certificate) = self {
             portal.certificate_trust(&door.config).check(certificate, &identity.issuer)?;
@@ -90,7 +91,8 @@ impl<'a> CallerCredential<'a> {
             }
             Self::WithProof(token) => by_proof(door, request, portal, token).await?,
             Self::Session(session) => login_identity(&portal.scope, &session.login_claims())?,
-            // as on the path of every request, a certificate means nothing where the portal trusts no issuer of certificates
+            // as on the path of every request, a certificate means nothing where the portal trusts no issuer of
+            // certificates
             Self::Certificate(_) if portal.certificate_issuers.is_empty() => return Err(no_credential()),
             Self::Certificate(certificate) => portal.certificate_trust(&door.config).identity(certificate)?,
         };
@@ -140,8 +142,8 @@ pub(super) fn principal_id(portal: &Portal, identity: &Identity) -> Result<Strin
     Ok(portal.scope.subject(identity)?)
 }
 
-/// The session of the browser's cookie, without renewing it. `None` without a usable session; an error if the store does not
-/// tell.
+/// The session of the browser's cookie, without renewing it. `None` without a usable session; an error if the store
+/// does not tell.
 pub(super) async fn current_session(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Option<Arc<Session>>, StoreError> {
     let Some(id) = door.sessions.cookies.session(&request.head.headers) else {
         return Ok(None);

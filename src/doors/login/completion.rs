@@ -1,6 +1,7 @@
 //! The end of a login, of an OIDC provider or a local account: a new session, or the page that explains the failure.
 //!
-//! Each end writes one audit event and counts once. A new session replaces the browser's former session, whose id stops working.
+//! Each end writes one audit event and counts once. A new session replaces the browser's former session, whose id stops
+//! working.
 
 use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{LOCATION, SET_COOKIE};
@@ -38,8 +39,8 @@ pub(super) async fn establish(
     Ok(response)
 }
 
-/// Records the failure and explains it on a page. The page names the user of a session that the browser has, if another account
-/// may help.
+/// Records the failure and explains it on a page. The page names the user of a session that the browser has, if another
+/// account may help.
 pub(super) async fn login_failed(
     door: &LoginDoor,
     request: &EndpointRequest<'_>,
@@ -94,8 +95,8 @@ pub(super) fn see_other(location: &str) -> Result<Response<Body>, Refusal> {
     Ok(response)
 }
 
-/// Ends the session that the browser had before the login, also for any other holder of its cookie. A failure is logged; the
-/// new session stays valid.
+/// Ends the session that the browser had before the login, also for any other holder of its cookie. A failure is
+/// logged; the new session stays valid.
 async fn end_former_session(door: &LoginDoor, request: &EndpointRequest<'_>) {
     match current_session(door, request).await {
         Ok(Some(session)) => {

@@ -1,8 +1,8 @@
 //! `POST auth/local`: the submitted form of a local account.
 //!
-//! Accepts only a form that the gate showed to this browser: the request must come from this origin and carry the form token of
-//! the browser's login cookie. A wrong name and a wrong password get the same answer, and so does
-//! a wrong one-time code.
+//! Accepts only a form that the gate showed to this browser: the request must come from this origin and carry the form
+//! token of the browser's login cookie. A wrong name and a wrong password get the same answer, and so does a wrong
+//! one-time code.
 
 use std::sync::Arc;
 

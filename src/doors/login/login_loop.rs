@@ -1,4 +1,5 @@
-//! Stops login loops: logins of one browser that succeed again and again because each next request asks for another one.
+//! Stops login loops: logins of one browser that succeed again and again because each next request asks for another
+//! one.
 //!
 //! The browser itself counts, in a cookie that lives for a minute: each login adds one, and the first page that the new
 //! session may see (`gate/browser`), or a logout, removes the cookie. So logins that helped never count. A circle has

@@ -1,7 +1,7 @@
 //! `POST auth/logout`: ends the session in all replicas, and at the provider.
 //!
-//! Needs evidence that a page of this origin sent the request. Without a session the answer is that of a successful logout. If
-//! the store does not answer, nothing ends: the browser keeps its cookie and can try again.
+//! Needs evidence that a page of this origin sent the request. Without a session the answer is that of a successful
+//! logout. If the store does not answer, nothing ends: the browser keeps its cookie and can try again.
 
 use std::borrow::Cow;
 

@@ -5,8 +5,8 @@
 //! `auth/logout`, and `userinfo` is `auth/session` under other names. `auth` is a door of proxies
 //! (`doors::forward_auth`).
 //!
-//! SECURITY: `rd` may be a full URL here, and so may `X-Auth-Request-Redirect`, in which a proxy in front says it. Both choose a
-//! portal, and the browser returns to a path of that portal's own origin.
+//! SECURITY: `rd` may be a full URL here, and so may `X-Auth-Request-Redirect`, in which a proxy in front says it. Both
+//! choose a portal, and the browser returns to a path of that portal's own origin.
 
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::CanonicalPath;
@@ -78,8 +78,8 @@ impl<'a> LoginAt<'a> {
         Ok(Self { destination, portal })
     }
 
-    /// The place that the proxy in front states. As in oauth2-proxy, a statement that leads nowhere counts as none: proxies send
-    /// it with every request, also with those for the login's own paths.
+    /// The place that the proxy in front states. As in oauth2-proxy, a statement that leads nowhere counts as none:
+    /// proxies send it with every request, also with those for the login's own paths.
     fn stated(door: &LoginDoor, request: &EndpointRequest<'a>) -> Option<Self> {
         let mut stated = request.head.headers.get_all(ASKED_BY_PROXY).iter();
         match (stated.next(), stated.next()) {

@@ -1,7 +1,7 @@
 //! `GET auth/sessions`: the caller's own sessions, in all browsers. `POST auth/sessions`: ends one of them, or all.
 //!
-//! A browser gets a page with forms, a script JSON. Only the session cookie opens this endpoint: a bearer token could otherwise
-//! end sessions that it did not begin. The list shows no id that opens a session.
+//! A browser gets a page with forms, a script JSON. Only the session cookie opens this endpoint: a bearer token could
+//! otherwise end sessions that it did not begin. The list shows no id that opens a session.
 
 use std::sync::Arc;
 

@@ -52,7 +52,8 @@ pub(super) enum CodeField {
     /// No account of the provider has a second factor.
     Absent,
     Optional,
-    /// A policy asked for a stronger login. Only the browser demands the code; policies decide what a login without it may do.
+    /// A policy asked for a stronger login. Only the browser demands the code; policies decide what a login without it
+    /// may do.
     Required,
 }
 
@@ -367,8 +368,8 @@ impl Pages<'_> {
         self.html(StatusCode::OK, "Logged out", &content)
     }
 
-    /// Leads the browser to the provider's logout. `Refresh`, because a content security policy forbids the redirect of a form to
-    /// another origin.
+    /// Leads the browser to the provider's logout. `Refresh`, because a content security policy forbids the redirect of
+    /// a form to another origin.
     pub fn logging_out(&self, location: &str) -> Result<Response<Body>, Refusal> {
         let content = Html::new()
             .paragraph("You have been logged out here. Your login provider ends its own session now.")

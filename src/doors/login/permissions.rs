@@ -1,8 +1,8 @@
 //! `GET permissions`: the caller's permissions at a portal, as the gate's own answer or as rules of CASL.
 //!
-//! The answer says what the policies would decide; it permits nothing. Its ETag is a hash of everything that the answer depends
-//! on, so a client that has it gets 304 without a computation, and the ETag of another caller never matches. Credential and
-//! revocations are checked before and, because a computation takes time, again after it.
+//! The answer says what the policies would decide; it permits nothing. Its ETag is a hash of everything that the answer
+//! depends on, so a client that has it gets 304 without a computation, and the ETag of another caller never matches.
+//! Credential and revocations are checked before and, because a computation takes time, again after it.
 
 mod etag;
 mod events;

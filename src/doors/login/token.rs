@@ -1,7 +1,7 @@
 //! `POST auth/token`: mints a short-lived JWT with tenant and portal, for the caller's own use.
 //!
-//! Signed with the assertion's keys under another `typ`, so that it is never accepted as an assertion. It expires after five
-//! minutes at most, and not later than the credential of this request.
+//! Signed with the assertion's keys under another `typ`, so that it is never accepted as an assertion. It expires after
+//! five minutes at most, and not later than the credential of this request.
 
 use std::sync::Arc;
 

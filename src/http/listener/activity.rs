@@ -1,4 +1,5 @@
-//! Activity of one client connection: its open requests, bytes that the client must still send, bytes that it does not take.
+//! Activity of one client connection: its open requests, bytes that the client must still send, bytes that it does not
+//! take.
 //!
 //! The guarded stream, the requests and their response bodies write it; the connection's one timer (`overdue`) and the
 //! stream's guard read it. All of them run on the worker thread of the connection, so nothing waits for the lock. It

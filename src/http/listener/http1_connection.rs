@@ -132,7 +132,8 @@ where
         async move {
             let mut response = answer.await?;
             activity.answered(response.status());
-            // RFC 9112, 9.6: a client that does not read `Connection: close` sends its next request into a connection that closes
+            // RFC 9112, 9.6: a client that does not read `Connection: close` sends its next request into a connection
+            // that closes
             if response.body().is_own() && stream.ends_after(response.status()) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -180,8 +181,8 @@ where
     Served::Ended
 }
 
-/// Closes the gate's side of a connection that hyper left open. Once a client asked for a tunnel, hyper leaves the end of the
-/// connection to the tunnel, also if the tunnel was refused.
+/// Closes the gate's side of a connection that hyper left open. Once a client asked for a tunnel, hyper leaves the end
+/// of the connection to the tunnel, also if the tunnel was refused.
 async fn close<S: AsyncRead + AsyncWrite + Unpin, H>(mut stream: SharedStream<S>, context: &ConnectionContext<H>) {
     let closed = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx));
     tokio::select! {

@@ -1,7 +1,7 @@
 //! Binds sockets so that a conflict is an error at start, and accepts connections from them.
 //!
-//! The workers share one address with SO_REUSEPORT. The same option would let two gates of one user share a port without
-//! an error, so a fixed port is first bound without it.
+//! The workers share one address with SO_REUSEPORT. The same option would let two gates of one user share a port
+//! without an error, so a fixed port is first bound without it.
 
 use std::ffi::OsString;
 use std::io;
@@ -75,8 +75,8 @@ pub enum AddressUse {
     Taken,
 }
 
-/// Fails if this machine cannot listen there. An address at which a process listens already is usable: it may be the gate whose
-/// configuration is checked.
+/// Fails if this machine cannot listen there. An address at which a process listens already is usable: it may be the
+/// gate whose configuration is checked.
 pub fn check_address(address: SocketAddr) -> io::Result<AddressUse> {
     match new_socket(address)?.bind(&address.into()) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(AddressUse::Taken),

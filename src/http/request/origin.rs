@@ -1,8 +1,8 @@
 //! Evidence that a page of this origin made a request that a cookie authenticates.
 //!
-//! SECURITY: a browser also sends the cookie with requests that pages of other sites make. A request that changes state, or
-//! opens a long-lived connection, therefore needs evidence that a page of the gate's own origin made it: `Sec-Fetch-Site`,
-//! which no script can set, or `Origin`.
+//! SECURITY: a browser also sends the cookie with requests that pages of other sites make. A request that changes
+//! state, or opens a long-lived connection, therefore needs evidence that a page of the gate's own origin made it:
+//! `Sec-Fetch-Site`, which no script can set, or `Origin`.
 
 use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{ORIGIN, UPGRADE};
@@ -29,8 +29,8 @@ pub fn is_from_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE)
 }
 
-/// Checks the evidence. `is_ours` says if an origin is that of the gate's own pages at the requested host; a browser that sends
-/// `Sec-Fetch-Site` is not asked for it.
+/// Checks the evidence. `is_ours` says if an origin is that of the gate's own pages at the requested host; a browser
+/// that sends `Sec-Fetch-Site` is not asked for it.
 ///
 /// # Errors
 /// `origin_mismatch` if the request carries no evidence, or several statements that could be read in two ways.

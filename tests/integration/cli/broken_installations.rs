@@ -1,5 +1,5 @@
-//! Broken installations, one fault each: `validate` and `serve` refuse them with the same words and the same code, and what
-//! `serve` starts with in spite of a doubt is a warning of both.
+//! Broken installations, one fault each: `validate` and `serve` refuse them with the same words and the same code, and
+//! what `serve` starts with in spite of a doubt is a warning of both.
 
 use std::fs;
 use std::net::TcpListener;

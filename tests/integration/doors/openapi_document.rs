@@ -134,7 +134,8 @@ fn answers_have_the_described_shape() {
     }
 }
 
-/// Lets generated requests name the portal and paths of this test, and some that are not there; else nearly all would get 404.
+/// Lets generated requests name the portal and paths of this test, and some that are not there; else nearly all would
+/// get 404.
 fn name_what_is_there(request: &mut Value) {
     let known = |name: &str| match name {
         "portal" | "slug" => Some(json!({"enum": ["p", "other"]})),

@@ -62,8 +62,8 @@ pub(super) fn problems(slug: &PortalSlug, files: &Files, file: &PortalFile, entr
     problems
 }
 
-/// The attributes that conditions look up on the principal, or on a value that may be the principal. `None`: the policy has no
-/// readable form, and may read every attribute.
+/// The attributes that conditions look up on the principal, or on a value that may be the principal. `None`: the policy
+/// has no readable form, and may read every attribute.
 fn attributes_of_principal(policy: &Policy) -> Option<BTreeSet<String>> {
     let json = policy.to_json().ok()?;
     let mut read = BTreeSet::new();

@@ -1,6 +1,7 @@
 //! The policy tree at one moment: every policy, schema, entity and test file, by name.
 //!
-//! The gate reads folders into it; bundles and tests build it from what they have. The files of a tree are not checked yet.
+//! The gate reads folders into it; bundles and tests build it from what they have. The files of a tree are not checked
+//! yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -80,8 +81,8 @@ impl Files {
 }
 
 impl Tree {
-    /// True if one portal is made of the same files, emergency forbids and problems in both trees. An emergency forbid that is
-    /// being written, whose last good content holds, differs from one that is gone.
+    /// True if one portal is made of the same files, emergency forbids and problems in both trees. An emergency forbid
+    /// that is being written, whose last good content holds, differs from one that is gone.
     pub fn is_same_for(&self, other: &Self, slug: &PortalSlug) -> bool {
         self.is_same_candidate(other, slug)
             && self.emergency_entries(slug).eq(other.emergency_entries(slug))
@@ -109,7 +110,8 @@ impl Tree {
         Files::of(self.portal_entries(slug))
     }
 
-    /// The tree of one portal in which its candidate set takes the place of its own policies. `None`: there is no candidate.
+    /// The tree of one portal in which its candidate set takes the place of its own policies. `None`: there is no
+    /// candidate.
     pub fn with_candidate(&self, slug: &PortalSlug) -> Option<Self> {
         let folder = format!("policies/{slug}/candidate/");
         self.with_policies(slug, self.policies_in(folder).collect())

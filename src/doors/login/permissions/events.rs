@@ -1,9 +1,9 @@
 //! `GET permissions/events`: server-sent events that say when a caller should ask for its permissions again.
 //!
-//! The stream ends with the credential, at a revocation, at the drain, or when the client leaves. It says nothing about the
-//! permissions themselves, so a stream that stays open longer than it should gives nothing away. What races: the stream
-//! subscribes to revocations and reloads *before* the caller is checked, so it sees every event after the check. Several changes
-//! at once are one event with the newest revision; a slow client holds one event and no queue.
+//! The stream ends with the credential, at a revocation, at the drain, or when the client leaves. It says nothing about
+//! the permissions themselves, so a stream that stays open longer than it should gives nothing away. What races: the
+//! stream subscribes to revocations and reloads *before* the caller is checked, so it sees every event after the check.
+//! Several changes at once are one event with the newest revision; a slow client holds one event and no queue.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! `POST permissions`: the caller's permissions on resources that the body names, decided one by one.
 //!
-//! Each pair of resource and action is a query of the one decision function, with the caller's identity. Entities of the store go
-//! before what the body describes, as at `/authorize`. `limits.batch` bounds the pairs. No pair is recorded: none lets a request
-//! in.
+//! Each pair of resource and action is a query of the one decision function, with the caller's identity. Entities of
+//! the store go before what the body describes, as at `/authorize`. `limits.batch` bounds the pairs. No pair is
+//! recorded: none lets a request in.
 
 use std::collections::BTreeMap;
 
