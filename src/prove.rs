@@ -9,10 +9,12 @@
 //! Only commands use it: nothing here is on the path of a request.
 
 mod clause;
+mod contradiction;
 mod difference;
 mod example;
 mod invariants;
 mod facts;
+mod groups;
 mod question;
 mod solver;
 mod system;

@@ -121,6 +121,38 @@ impl Expression {
         }
     }
 
+    /// The conditions that are all true, in the order of evaluation, if the expression is true.
+    pub fn conjuncts(&self) -> Vec<&Value> {
+        let mut found = Vec::new();
+        let mut left = vec![&self.0];
+        while let Some(one) = left.pop() {
+            match operation(one) {
+                Some(("&&", operands)) => left.extend(["right", "left"].into_iter().filter_map(|side| operands.get(side))),
+                _ => found.push(one),
+            }
+        }
+        found
+    }
+
+    /// Each conjunct, behind the `has` that stand before it: they make its attributes safe to read.
+    pub fn demanded(&self) -> Vec<Self> {
+        let mut guards: Vec<Self> = Vec::new();
+        let mut demanded = Vec::new();
+        for conjunct in self.conjuncts() {
+            let mut parts = guards.clone();
+            parts.push(Self(conjunct.clone()));
+            demanded.push(Self::all(parts));
+            if matches!(operation(conjunct), Some(("has", _))) {
+                guards.push(Self(conjunct.clone()));
+            }
+        }
+        demanded
+    }
+
+    pub fn text(&self) -> String {
+        self.0.to_string()
+    }
+
     /// A policy with this condition and an open scope.
     pub fn policy(&self, number: usize, effect: Effect, described: Described) -> Option<Policy> {
         let body = match described {
@@ -135,6 +167,12 @@ impl Expression {
         });
         Policy::from_json(Some(PolicyId::new(format!("p{number}"))), json).ok()
     }
+}
+
+/// The operator of an expression, and its operands.
+pub(super) fn operation(expression: &Value) -> Option<(&str, &Value)> {
+    let node = expression.as_object().filter(|node| node.len() == 1)?;
+    node.iter().next().map(|(operator, operands)| (operator.as_str(), operands))
 }
 
 /// An entity literal.
@@ -180,8 +218,7 @@ fn undescribed(expression: &Value) -> Value {
     match expression {
         Value::Object(node) => {
             let of_resource = |operands: &Value| operands.get("left") == Some(&variable("resource"));
-            let only = node.iter().next().filter(|_| node.len() == 1);
-            match only.map(|(operator, operands)| (operator.as_str(), operands)) {
+            match operation(expression) {
                 Some(("has" | "hasTag", operands)) if of_resource(operands) => json!({"Value": false}),
                 Some(("." | "getTag", operands)) if of_resource(operands) => failing(expression),
                 Some(("Value", _)) => expression.clone(),

@@ -19,8 +19,10 @@ use cedar_policy_symcc::Env;
 use cedargate_policy::engine::{Effects, Evaluation, EvaluationOutcome};
 
 use super::clause::Expression;
+use super::contradiction::{Fact, World};
 use super::example::{Example, Region};
 use super::facts::ProofFacts;
+use super::groups::{Group, groups};
 use super::question::{Environment, Prover, SolverAnswer, SolverQuestion};
 use super::solver::NoSolver;
 use super::system::{Action, Number, System};
@@ -33,6 +35,13 @@ const JOIN_MAX: usize = 8;
 const CHUNK_FIRST: usize = 1;
 /// The same in later questions. The solver's time grows with the square.
 const CHUNK_MAX: usize = 8;
+
+/// Permits that are asked before groups are made: nearly any permit gives an example, if there is one.
+const FIRST: usize = 15;
+/// Permits that a common condition must have: fewer are asked themselves.
+const GROUP_MIN: usize = 2 * CHUNK_MAX;
+/// Groups in a row that excluded nothing before the rest of the permits is asked.
+const GROUPS_IN_VAIN_MAX: usize = 24;
 
 /// The result of a search.
 #[derive(Debug)]
@@ -69,13 +78,39 @@ struct PolicySelection {
 }
 
 /// The part of a question that its slice does not change.
+#[derive(Clone, Copy)]
 struct Core<'c> {
-    /// A permit of inner that is satisfied.
+    /// Permits of inner of which one is satisfied.
     permits: &'c [Number],
+    /// Permits of inner whose common condition is true.
+    group: Option<&'c Group>,
     /// A forbid of outer that denies; `None`: no permit of outer is satisfied.
     forbid: Option<Number>,
     /// The part of the policies that decides.
     effects: Effects,
+}
+
+impl Default for Core<'_> {
+    fn default() -> Self {
+        Self {
+            permits: &[],
+            group: None,
+            forbid: None,
+            effects: Effects::Both,
+        }
+    }
+}
+
+/// The permits that are left to ask about, unless an example came up.
+enum Remaining {
+    Permits(Vec<Number>),
+    Example(Box<Example>),
+}
+
+/// The results of several searches of which none found an example.
+#[derive(Default)]
+struct Gathered {
+    unknown: Option<String>,
 }
 
 /// The outcome of one example.
@@ -92,55 +127,48 @@ enum ExampleOutcome {
 impl Search<'_> {
     /// A request that inner allows and outer denies.
     pub fn run(&self, prover: &mut Prover) -> Result<SearchResult, NoSolver> {
-        let mut unknown = None;
-        let mut keep = |found| match found {
-            SearchResult::Unknown(reason) => {
-                unknown.get_or_insert(reason);
-                None
-            }
-            SearchResult::Nothing => None,
-            found @ SearchResult::Example(_) => Some(found),
-        };
+        let mut gathered = Gathered::default();
         let permits: Vec<Number> = self.changed(self.inner, self.inner_only, Effect::Permit).collect();
-        // one policy at a time says which policy does it; against a system that denies everything, any of them does
-        let chunks = match self.outer {
-            Some(_) => permits.chunks(1).collect(),
-            None => chunks(&permits),
+        let permits = self.not_excluded(&self.facts_of_region(), permits);
+        let Some(outer) = self.outer else {
+            let core = Core::default();
+            return self.effective(&core, &mut PolicySelection::default(), &permits, prover);
         };
-        for permits in chunks {
-            if let Some(found) = keep(self.new_permits(permits, prover)?) {
+        // one policy at a time says which policy does it
+        for permit in permits.chunks(1) {
+            if let Some(found) = gathered.keep(self.new_permits(permit, prover)?) {
                 return Ok(found);
             }
         }
-        if let Some(outer) = self.outer {
-            for forbid in self.changed(outer, self.outer_only, Effect::Forbid) {
-                if let Some(found) = keep(self.lost_forbid(forbid, prover)?) {
-                    return Ok(found);
-                }
+        for forbid in self.changed(outer, self.outer_only, Effect::Forbid) {
+            if let Some(found) = gathered.keep(self.lost_forbid(forbid, prover)?) {
+                return Ok(found);
             }
         }
-        Ok(unknown.map_or(SearchResult::Nothing, SearchResult::Unknown))
+        Ok(gathered.result())
     }
 
     /// A request that outer forbids and inner does not; permits make no difference.
     pub fn run_forbids(&self, prover: &mut Prover) -> Result<SearchResult, NoSolver> {
-        let mut unknown = None;
+        let mut gathered = Gathered::default();
         let Some(outer) = self.outer else {
             return Ok(SearchResult::Nothing);
         };
         for forbid in self.changed(outer, self.outer_only, Effect::Forbid) {
             let core = Core {
-                permits: &[],
                 forbid: Some(forbid),
                 effects: Effects::Forbids,
+                ..Core::default()
             };
-            match self.refine(&core, &mut PolicySelection::default(), prover)? {
-                Refined::Found(SearchResult::Nothing) | Refined::Unpermitted => {}
-                Refined::Found(SearchResult::Unknown(reason)) => drop(unknown.get_or_insert(reason)),
-                Refined::Found(found) => return Ok(found),
+            let found = match self.refine(&core, &mut PolicySelection::default(), prover)? {
+                Refined::Unpermitted => SearchResult::Nothing,
+                Refined::Found(found) => found,
+            };
+            if let Some(found) = gathered.keep(found) {
+                return Ok(found);
             }
         }
-        Ok(unknown.map_or(SearchResult::Nothing, SearchResult::Unknown))
+        Ok(gathered.result())
     }
 
     fn changed<'s>(&'s self, system: &'s System<'_>, numbers: &'s [Number], effect: Effect) -> impl Iterator<Item = Number> + 's {
@@ -161,39 +189,119 @@ impl Search<'_> {
         slice.permits.extend(former);
         let core = Core {
             permits,
-            forbid: None,
-            effects: Effects::Both,
+            ..Core::default()
         };
-        match self.refine(&core, &mut slice, prover)? {
-            Refined::Found(found) => Ok(found),
-            Refined::Unpermitted => Ok(SearchResult::Unknown(UNCONFIRMED.to_owned())),
-        }
+        self.refine(&core, &mut slice, prover).map(Refined::of_permitted)
     }
 
     /// Without permits first: that is enough if another forbid took over. Else some permits at a time.
     fn lost_forbid(&self, forbid: Number, prover: &mut Prover) -> Result<SearchResult, NoSolver> {
         let mut slice = PolicySelection::default();
-        let mut core = Core {
-            permits: &[],
+        let core = Core {
             forbid: Some(forbid),
-            effects: Effects::Both,
+            ..Core::default()
         };
         match self.refine(&core, &mut slice, prover)? {
             Refined::Found(found @ (SearchResult::Nothing | SearchResult::Example(_))) => return Ok(found),
             Refined::Found(SearchResult::Unknown(_)) | Refined::Unpermitted => {}
         }
-        let permits: Vec<Number> = self.inner.covering(Effect::Permit, &self.action).collect();
-        let mut unknown = None;
-        for chunk in chunks(&permits) {
-            core.permits = chunk;
-            match self.refine(&core, &mut slice, prover)? {
-                Refined::Found(SearchResult::Nothing) => {}
-                Refined::Found(SearchResult::Unknown(reason)) => drop(unknown.get_or_insert(reason)),
-                Refined::Found(found @ SearchResult::Example(_)) => return Ok(found),
-                Refined::Unpermitted => drop(unknown.get_or_insert(UNCONFIRMED.to_owned())),
+        let mut facts = self.facts_of_region();
+        facts.extend(
+            self.outer
+                .iter()
+                .flat_map(|outer| outer.clause(forbid).map_or_else(|_| Vec::new(), Fact::of_denying)),
+        );
+        let permits = self.not_excluded(&facts, self.inner.covering(Effect::Permit, &self.action));
+        self.effective(&core, &mut slice, &permits, prover)
+    }
+
+    /// A request of the question that one of the permits allows.
+    fn effective(
+        &self,
+        core: &Core<'_>,
+        slice: &mut PolicySelection,
+        permits: &[Number],
+        prover: &mut Prover,
+    ) -> Result<SearchResult, NoSolver> {
+        let mut gathered = Gathered::default();
+        let (first, others) = permits.split_at(FIRST.min(permits.len()));
+        if let Some(found) = self.effective_of(core, slice, first, &mut gathered, prover)? {
+            return Ok(found);
+        }
+        let others = match self.without_excluded_groups(core, slice, others, prover)? {
+            Remaining::Example(example) => return Ok(SearchResult::Example(example)),
+            Remaining::Permits(others) => others,
+        };
+        let found = self.effective_of(core, slice, &others, &mut gathered, prover)?;
+        Ok(found.unwrap_or_else(|| gathered.result()))
+    }
+
+    /// Some permits at a time.
+    fn effective_of(
+        &self,
+        core: &Core<'_>,
+        slice: &mut PolicySelection,
+        permits: &[Number],
+        gathered: &mut Gathered,
+        prover: &mut Prover,
+    ) -> Result<Option<SearchResult>, NoSolver> {
+        for permits in chunks(permits) {
+            let core = Core { permits, ..*core };
+            let found = self.refine(&core, slice, prover)?.of_permitted();
+            if let Some(found) = gathered.keep(found) {
+                return Ok(Some(found));
             }
         }
-        Ok(unknown.map_or(SearchResult::Nothing, SearchResult::Unknown))
+        Ok(None)
+    }
+
+    /// Many permits share a condition: if no request of the question has it, one answer is enough for all of them.
+    fn without_excluded_groups(
+        &self,
+        core: &Core<'_>,
+        slice: &mut PolicySelection,
+        permits: &[Number],
+        prover: &mut Prover,
+    ) -> Result<Remaining, NoSolver> {
+        let mut remaining: BTreeSet<Number> = permits.iter().copied().collect();
+        let mut in_vain = 0;
+        for group in groups(self.inner, permits) {
+            let members = group.members.iter().filter(|member| remaining.contains(member));
+            if in_vain == GROUPS_IN_VAIN_MAX || members.count() < GROUP_MIN {
+                continue;
+            }
+            let core = Core {
+                group: Some(&group),
+                ..*core
+            };
+            match self.refine(&core, slice, prover)? {
+                Refined::Found(SearchResult::Nothing) => {
+                    remaining.retain(|number| !group.members.contains(number));
+                    in_vain = 0;
+                }
+                Refined::Found(SearchResult::Example(example)) => return Ok(Remaining::Example(example)),
+                Refined::Found(SearchResult::Unknown(_)) | Refined::Unpermitted => in_vain += 1,
+            }
+        }
+        Ok(Remaining::Permits(remaining.into_iter().collect()))
+    }
+
+    fn facts_of_region(&self) -> Vec<Fact> {
+        self.region
+            .map_or_else(Vec::new, |region| Fact::of_satisfied(&region.expression))
+    }
+
+    /// The permits that a request with these facts may satisfy, as far as their texts say.
+    fn not_excluded(&self, facts: &[Fact], permits: impl IntoIterator<Item = Number>) -> Vec<Number> {
+        let world = World {
+            env: self.environment.env,
+            facts: self.facts,
+        };
+        let may_hold = |number: &Number| {
+            let clause = self.inner.clause(*number);
+            clause.map_or(true, |clause| world.may_hold(facts, &Fact::of_satisfied(&clause.when)))
+        };
+        permits.into_iter().filter(may_hold).collect()
     }
 
     /// Asks, and lets policies join, until there is no example, or one that the whole systems confirm.
@@ -223,6 +331,10 @@ impl Search<'_> {
         let mut literals = BTreeSet::new();
         question.all.extend(self.region.map(|region| region.expression.clone()));
         literals.extend(self.region.into_iter().flat_map(|region| region.literals.iter().cloned()));
+        if let Some(group) = core.group {
+            question.all.push(group.condition.clone());
+            literals.extend(group.literals.iter().cloned());
+        }
         for number in core.permits {
             let clause = self.inner.clause(*number)?;
             question.any.push(clause.when.clone());
@@ -329,6 +441,34 @@ fn chunks(numbers: &[Number]) -> Vec<&[Number]> {
 enum Refined {
     Found(SearchResult),
     Unpermitted,
+}
+
+impl Refined {
+    /// The result of a question that demands a permit.
+    fn of_permitted(self) -> SearchResult {
+        match self {
+            Self::Found(found) => found,
+            Self::Unpermitted => SearchResult::Unknown(UNCONFIRMED.to_owned()),
+        }
+    }
+}
+
+impl Gathered {
+    /// Returns an example, which ends the search, and keeps the first reason why something is not known.
+    fn keep(&mut self, found: SearchResult) -> Option<SearchResult> {
+        match found {
+            SearchResult::Unknown(reason) => {
+                self.unknown.get_or_insert(reason);
+                None
+            }
+            SearchResult::Nothing => None,
+            found @ SearchResult::Example(_) => Some(found),
+        }
+    }
+
+    fn result(self) -> SearchResult {
+        self.unknown.map_or(SearchResult::Nothing, SearchResult::Unknown)
+    }
 }
 
 /// Without permits, only a forbid denies.

@@ -103,6 +103,12 @@ impl<'r> ProofFacts<'r> {
         self.path == Some(ty)
     }
 
+    /// True if a path is not below the other one in any request, as their ids say.
+    pub fn is_elsewhere(&self, path: &EntityUid, above: &EntityUid) -> bool {
+        let are_paths = self.is_path(path.type_name()) && self.is_path(above.type_name());
+        are_paths && self.stated == StatedAncestors::All && !is_at_or_below(path.id().unescaped(), above.id().unescaped())
+    }
+
     /// The ancestors that the gate gives to a path.
     pub fn ancestors(&self, uid: &EntityUid) -> Vec<EntityUid> {
         self.revision.rules.path_ancestors(uid)

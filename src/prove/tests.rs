@@ -51,7 +51,7 @@ fn loaded(loader: &mut Loader, files: &[(&str, &str)]) -> Arc<Revision> {
     }
 }
 
-fn revision(policies: &str) -> Arc<Revision> {
+pub(super) fn revision(policies: &str) -> Arc<Revision> {
     loaded(&mut Loader::new(None), &[("policies/shop/a.cedar", policies)])
 }
 
