@@ -24,7 +24,7 @@ mod warning;
 
 pub use env::process_environment;
 pub use error::ConfigErrors;
-pub use load::{Loaded, effective_json, effective_lines, from_str, load};
+pub use load::{Loaded, effective_json, effective_lines, from_str, load, load_without_secrets};
 pub use schema::json_schema;
 pub use secret::Secret;
 pub use sections::app_probes::{AppProbe, AppProbes, ProbeTarget};

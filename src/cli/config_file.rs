@@ -37,6 +37,14 @@ impl ConfigFile {
             .or_else(|| Path::new(DEFAULT).exists().then(|| PathBuf::from(DEFAULT)))
     }
 
+    /// The same for a command about policies: it needs no secrets, so their files may be missing.
+    pub(crate) fn loaded_without_secrets(&self) -> Result<Option<Loaded>, String> {
+        let loaded = self
+            .found()
+            .map(|path| config::load_without_secrets(&path, config::process_environment()));
+        loaded.transpose().map_err(|error| error.to_string())
+    }
+
     /// Reads the file, if there is one; `Err` is a text for the user.
     pub(crate) fn loaded(&self) -> Result<Option<Loaded>, String> {
         let loaded = self.found().map(|path| config::load(&path, config::process_environment()));

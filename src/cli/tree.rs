@@ -90,7 +90,7 @@ impl TreeArgs {
 
     /// Reads configuration and tree; `Err` is a text for the user.
     pub(crate) fn open(&self) -> Result<Workbench, String> {
-        let workbench = self.open_for_validation()?;
+        let workbench = self.opened(self.config.loaded_without_secrets()?)?;
         if !workbench.has_tree {
             return Err(
                 "the policies come from policies.bundle, and this machine has no bundle yet; name a folder or a bundle"
@@ -111,9 +111,12 @@ impl TreeArgs {
         self.config.found().and_then(|path| std::fs::read(path).ok())
     }
 
-    /// The same, also before the configuration's bundle arrived.
+    /// The same with the files of secrets, also before the configuration's bundle arrived.
     pub(crate) fn open_for_validation(&self) -> Result<Workbench, String> {
-        let loaded = self.config.loaded()?;
+        self.opened(self.config.loaded()?)
+    }
+
+    fn opened(&self, loaded: Option<Loaded>) -> Result<Workbench, String> {
         let reading = self.read(loaded.as_ref())?;
         Workbench::new(loaded, reading)
     }
@@ -193,7 +196,7 @@ impl Workbench {
             folders: None,
             is_there: true,
         };
-        Self::new(config.loaded()?, reading)
+        Self::new(config.loaded_without_secrets()?, reading)
     }
 
     fn new(loaded: Option<Loaded>, reading: ReadTree) -> Result<Self, String> {
@@ -258,7 +261,7 @@ impl Workbench {
             folders: self.folders.clone(),
             is_there: true,
         };
-        Self::new(config.loaded()?, reading)
+        Self::new(config.loaded_without_secrets()?, reading)
     }
 
     /// Folders and schemas that no portal reads.

@@ -30,12 +30,22 @@ const RESERVED_HEADERS: [&str; 11] = [
     "content-type",
 ];
 
+/// What becomes of files that hold secrets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SecretFiles {
+    /// Each must be there.
+    Needed,
+    /// They are not looked at: a command about policies runs on machines without the gate's secrets.
+    Unread,
+}
+
 /// The context of all checks: the mistakes found, the tree that knows their lines, the folder where relative paths
 /// start.
 pub struct Checker<'a> {
     pub errors: &'a mut ConfigErrors,
     pub tree: &'a Node,
     pub folder: &'a Path,
+    pub secrets: SecretFiles,
     /// Files whose content became part of the configuration; files that are read again while the gate runs are not
     /// listed.
     pub secret_files: Vec<PathBuf>,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::check::Checker;
+use super::check::{Checker, SecretFiles};
 use super::document::Document;
 use super::error::ConfigErrors;
 use super::schema::{SchemaCheck, json_schema};
@@ -39,9 +39,26 @@ pub struct Loaded {
 /// # Errors
 /// Every mistake in both, or that the file cannot be read.
 pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, ConfigErrors> {
+    load_file(path, env, SecretFiles::Needed)
+}
+
+/// The same for a command that serves nothing: files of secrets may be missing.
+///
+/// # Errors
+/// Every other mistake.
+pub fn load_without_secrets(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, ConfigErrors> {
+    load_file(path, env, SecretFiles::Unread)
+}
+
+fn load_file(path: &Path, env: impl Iterator<Item = (String, String)>, secrets: SecretFiles) -> Result<Loaded, ConfigErrors> {
     let text = read(path).map_err(|message| ConfigErrors::one("", None, message))?;
-    let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    let mut loaded = load_text(&text, &path.display().to_string(), folder, env)?;
+    let source = Source {
+        text: &text,
+        name: &path.display().to_string(),
+        folder: path.parent().unwrap_or_else(|| Path::new("")),
+        secrets,
+    };
+    let mut loaded = source.load(env)?;
     loaded.watched.insert(0, path.to_owned());
     Ok(loaded)
 }
@@ -51,7 +68,22 @@ pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<
 /// # Errors
 /// Every mistake in the text and the environment.
 pub fn from_str(text: &str, folder: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, ConfigErrors> {
-    load_text(text, "cedargate.yaml", folder, env)
+    let source = Source {
+        text,
+        name: "cedargate.yaml",
+        folder,
+        secrets: SecretFiles::Needed,
+    };
+    source.load(env)
+}
+
+/// A text and how it is read.
+struct Source<'a> {
+    text: &'a str,
+    name: &'a str,
+    /// Where relative paths start.
+    folder: &'a Path,
+    secrets: SecretFiles,
 }
 
 /// The effective configuration with the origins of its values; secrets are redacted.
@@ -83,73 +115,76 @@ fn read(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-fn load_text(text: &str, name: &str, folder: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, ConfigErrors> {
-    let file: Arc<str> = Arc::from(name);
-    let place = |line| Origin::File {
-        file: Arc::clone(&file),
-        line,
-    };
-    let mut tree = Node::parse(text, &place).map_err(|error| {
-        let key = error.key.unwrap_or_default();
-        ConfigErrors::one(&key, Some(place(error.line)), error.message)
-    })?;
-    if matches!(tree.shape, Shape::Null) {
-        tree.shape = Shape::Map(Vec::new());
+impl Source<'_> {
+    fn load(&self, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, ConfigErrors> {
+        let file: Arc<str> = Arc::from(self.name);
+        let place = |line| Origin::File {
+            file: Arc::clone(&file),
+            line,
+        };
+        let mut tree = Node::parse(self.text, &place).map_err(|error| {
+            let key = error.key.unwrap_or_default();
+            ConfigErrors::one(&key, Some(place(error.line)), error.message)
+        })?;
+        if matches!(tree.shape, Shape::Null) {
+            tree.shape = Shape::Map(Vec::new());
+        }
+        let mut errors = ConfigErrors::default();
+        if !matches!(tree.shape, Shape::Map(_)) {
+            return Err(ConfigErrors::one(
+                "",
+                Some(place(1)),
+                format!("expected a mapping of keys, got {}", tree.type_name()),
+            ));
+        }
+        let schema = json_schema();
+        env::apply(&mut tree, &schema, env, &mut errors);
+        let value = SchemaCheck::new(&schema, &mut errors)
+            .value("", &tree, &schema)
+            .unwrap_or_else(|| json!({}));
+        self.checked(&tree, value, errors)
     }
-    let mut errors = ConfigErrors::default();
-    if !matches!(tree.shape, Shape::Map(_)) {
-        return Err(ConfigErrors::one(
-            "",
-            Some(place(1)),
-            format!("expected a mapping of keys, got {}", tree.type_name()),
-        ));
-    }
-    let schema = json_schema();
-    env::apply(&mut tree, &schema, env, &mut errors);
-    let value = SchemaCheck::new(&schema, &mut errors)
-        .value("", &tree, &schema)
-        .unwrap_or_else(|| json!({}));
-    checked(&tree, value, folder, errors)
-}
 
-fn checked(tree: &Node, value: Value, folder: &Path, mut errors: ConfigErrors) -> Result<Loaded, ConfigErrors> {
-    // `schema` accepts only values that can be read; if a value still cannot be read, the configuration is refused
-    let document: Document = match serde_json::from_value(value) {
-        Ok(document) => document,
-        Err(error) => {
-            if errors.is_empty() {
-                errors.add("", None, format!("the configuration cannot be read: {error}"));
+    fn checked(&self, tree: &Node, value: Value, mut errors: ConfigErrors) -> Result<Loaded, ConfigErrors> {
+        // `schema` accepts only values that can be read; if a value still cannot be read, the configuration is refused
+        let document: Document = match serde_json::from_value(value) {
+            Ok(document) => document,
+            Err(error) => {
+                if errors.is_empty() {
+                    errors.add("", None, format!("the configuration cannot be read: {error}"));
+                }
+                return Err(errors);
             }
-            return Err(errors);
-        }
-    };
-    let mut checker = Checker {
-        errors: &mut errors,
-        tree,
-        folder,
-        secret_files: Vec::new(),
-    };
-    let config = checker.config(&document);
-    let watched = checker.secret_files;
-    errors.sort();
-    match config {
-        Some(config) if errors.is_empty() => {
-            let effective = effective(&document, &config);
-            let places = places(&effective, tree);
-            let origins = origins(&effective, &places);
-            Ok(Loaded {
-                config,
-                effective,
-                origins,
-                places,
-                watched,
-            })
-        }
-        _ => {
-            if errors.is_empty() {
-                errors.add("", None, "the configuration is incomplete");
+        };
+        let mut checker = Checker {
+            errors: &mut errors,
+            tree,
+            folder: self.folder,
+            secrets: self.secrets,
+            secret_files: Vec::new(),
+        };
+        let config = checker.config(&document);
+        let watched = checker.secret_files;
+        errors.sort();
+        match config {
+            Some(config) if errors.is_empty() => {
+                let effective = effective(&document, &config);
+                let places = places(&effective, tree);
+                let origins = origins(&effective, &places);
+                Ok(Loaded {
+                    config,
+                    effective,
+                    origins,
+                    places,
+                    watched,
+                })
             }
-            Err(errors)
+            _ => {
+                if errors.is_empty() {
+                    errors.add("", None, "the configuration is incomplete");
+                }
+                Err(errors)
+            }
         }
     }
 }

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use cedargate_policy::types::Redacted;
 
-use super::check::Checker;
+use super::check::{Checker, SecretFiles};
 use super::values::SecretText;
 use crate::base::files::{ReadError, read_small_text};
 
 /// Least characters of a decision token: 16 random ones cannot be guessed over the network.
 const TOKEN_CHARS_MIN: usize = 16;
+/// Stands for the tokens of a file that is not read; a configuration with it serves no request.
+const UNREAD_TOKEN: &str = "the tokens of a file that was not read";
 /// Bytes of a secret file.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -82,9 +84,12 @@ impl Checker<'_> {
         }
         if let Some(file) = file {
             let path = self.path(&file_key, file);
-            match read_tokens(&path) {
-                Ok(read) => tokens.extend(read),
-                Err(message) => self.error(&file_key, message),
+            match self.secrets {
+                SecretFiles::Needed => match read_tokens(&path) {
+                    Ok(read) => tokens.extend(read),
+                    Err(message) => self.error(&file_key, message),
+                },
+                SecretFiles::Unread => tokens.push(Redacted::new(UNREAD_TOKEN.to_owned())),
             }
             self.secret_files.push(path);
         }
@@ -108,7 +113,9 @@ impl Checker<'_> {
             (Some(secret), None) => Some(Some(Secret::Value(Redacted::new(secret.0.expose().trim().to_owned())))),
             (None, Some(file)) => {
                 let path = self.path(&file_key, file);
-                if let Err(error) = std::fs::metadata(&path) {
+                if self.secrets == SecretFiles::Needed
+                    && let Err(error) = std::fs::metadata(&path)
+                {
                     self.error(&file_key, format!("cannot read `{}`: {error}", path.display()));
                     return None;
                 }

@@ -150,3 +150,48 @@ fn validate_passes_while_a_gate_serves_the_same_configuration_and_leaves_nothing
     assert_eq!((code, error.as_str()), (0, ""));
     assert_eq!(names(), during);
 }
+
+#[test]
+fn commands_about_policies_need_no_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "public_url: https://shop.test\nupstream: { url: 'http://127.0.0.1:1' }\nlisten: { decision: { address: '127.0.0.1:0', auth: { tokens_file: absent } } }\n\
+                  issuers:\n  - { name: corp, issuer: 'https://id.test/', audiences: [a] }\n\
+                  login: { providers: { corp: { issuer: corp, client_id: gate, client_secret_file: absent } } }\n";
+    for (file, text) in [
+        ("cedargate.yaml", config),
+        ("schemas/p.cedarschema", crate::support::OPEN_SCHEMA),
+        ("policies/p/main.cedar", crate::support::OPEN_POLICY),
+    ] {
+        crate::support::put(folder.path(), file, text);
+    }
+    for command in [
+        &["lint"][..],
+        &["test"],
+        &["matrix"],
+        &["fmt"],
+        &["schema", "types", "--ts"],
+        &["diff", ".", "."],
+        &[
+            "explain",
+            "--portal",
+            "p",
+            "--url",
+            "/portal/p/x",
+            "--claims",
+            "{\"sub\":\"a\"}",
+        ],
+    ] {
+        let (code, error) = run_output(folder.path(), command);
+        assert!(code == 0 && !error.contains("absent"), "{command:?}: {code} {error}");
+    }
+    for command in [&["validate"][..], &["serve"]] {
+        let (code, error) = run_output(folder.path(), command);
+        assert_eq!(code, 64, "{command:?}: {error}");
+        for key in ["listen.decision.auth.tokens_file", "login.providers.corp.client_secret_file"] {
+            assert!(
+                error.contains(&format!("{key}: cannot read `absent`")),
+                "{command:?}: {error}"
+            );
+        }
+    }
+}
