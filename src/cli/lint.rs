@@ -117,7 +117,7 @@ fn all(workbench: &Workbench, described: &[OpenApiFile]) -> Linted {
         linted.fixes.extend(found.into_iter().filter_map(|finding| finding.fix));
     }
     linted.findings.extend(workbench.of_no_portal());
-    linted.findings = super::report::distinct(linted.findings);
+    linted.findings = super::report::distinct(linted.findings, &|file| workbench.source(file));
     linted
 }
 

@@ -70,7 +70,27 @@ pub(super) fn read<V: Visitor>(logs: &[PathBuf], new: impl Fn() -> V + Sync) -> 
     if let Some(bar) = bar {
         bar.0.finish_and_clear();
     }
-    reading.map_err(|error| error.to_string())
+    let reading = reading.map_err(|error| error.to_string())?;
+    refuse_without_records(&reading.totals)?;
+    Ok(reading)
+}
+
+/// A file that holds no record at all is another file: its empty report would look like a log without flips.
+fn refuse_without_records(totals: &Totals) -> Result<(), String> {
+    if totals.decisions + totals.others > 0 {
+        return Ok(());
+    }
+    let cut = totals.cut_files.first();
+    let first = match totals.broken_lines.first() {
+        Some(line) => format!("{}:{} is none", line.file, line.line),
+        None => match cut {
+            Some(cut) => format!("{} cannot be read: {}", cut.file, cut.why),
+            None => return Ok(()),
+        },
+    };
+    Err(escaped(&format!(
+        "no line of the log is a record of the gate ({first}); name the file that `audit.sink` writes"
+    )))
 }
 
 /// A bar with the share of the bytes; a counter for standard input.

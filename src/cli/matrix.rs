@@ -73,9 +73,9 @@ fn show(args: &Args) -> Result<Exit, String> {
             matrices.push(PortalMatrix { portal, matrix });
         }
     }
-    let findings = super::report::distinct(findings);
+    let source = |file: &str| workbench.source(file);
+    let findings = super::report::distinct(findings, &source);
     if !findings.is_empty() {
-        let source = |file: &str| workbench.source(file);
         complain(super::report::text::findings(&findings, &source, Paint::stderr()).trim_end());
     }
     print(&WRITERS.write(args.format, &matrices)?);

@@ -218,8 +218,7 @@ pub(super) fn answered<'q, T>(
     asked: impl FnOnce(Option<&str>) -> QueryForm<'q>,
     answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T,
 ) -> Result<T, String> {
-    let problems = || load.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    let revision = load.revision.as_deref().ok_or_else(problems)?;
+    let revision = load.loaded()?;
     let identity = match credential {
         ClaimedCredential::None => None,
         ClaimedCredential::Token(token) => Some(token_claims(token).and_then(|claims| identity(load.portal, claims))),

@@ -83,7 +83,7 @@ fn portal_of(arg: &OpenApiArg, portals: &[&str]) -> Result<String, String> {
     let file = arg.file.display();
     match (&arg.portal, portals) {
         (Some(slug), _) if portals.contains(&slug.as_str()) => Ok(slug.to_string()),
-        (Some(slug), _) => Err(format!("there is no portal `{slug}`; known: {}", portals.join(", "))),
+        (Some(slug), _) => Err(super::tree::no_portal(slug.as_str(), portals)),
         (None, [only]) => Ok((*only).to_owned()),
         (None, _) => Err(format!(
             "say whose description `{file}` is: --openapi <portal>={file}; the portals are {}",

@@ -12,6 +12,7 @@ pub(crate) mod github;
 pub(crate) mod json;
 pub(crate) mod junit;
 pub(crate) mod markdown;
+pub(crate) mod places;
 pub(crate) mod sarif;
 pub(crate) mod text;
 
@@ -235,8 +236,9 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Every finding once, with the first portal that has it: all portals read the shared files.
-pub(crate) fn distinct(findings: Vec<Finding>) -> Vec<Finding> {
+/// Every finding once and with its column, with the first portal that has it: all portals read the shared files.
+pub(crate) fn distinct(mut findings: Vec<Finding>, source: SourceText<'_>) -> Vec<Finding> {
+    places::complete(&mut findings, source);
     let mut said = HashSet::new();
     let mut distinct = Vec::new();
     for finding in findings {

@@ -83,7 +83,7 @@ fn joined_text(workbench: &Workbench, portal: &PortalScope) -> Result<String, St
     ];
     let mut joined = String::new();
     for name in &names {
-        let Some(text) = workbench.source(name) else { continue };
+        let Some(text) = workbench.schema(name)? else { continue };
         joined.push_str(&format!("// {name}\n{}\n", text.trim_end()));
     }
     if joined.is_empty() {

@@ -18,6 +18,7 @@ use cedargate_policy::portal::path::rules::Case as PathCase;
 use serde_json::{Value, json};
 
 use self::coverage::{Percent, TestReach};
+use super::report::places::complete;
 use super::report::{Finding, Format, Severity, Suite, TestCase, Writers, json as json_report, junit, text};
 use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
@@ -225,6 +226,7 @@ fn tested(
     let mut policies = Vec::new();
     let tests = DecisionTests::read(&load.portal.slug, workbench.files());
     findings.extend(tests.problems.iter().map(finding));
+    complete(&mut findings, &|file| workbench.source(file));
     // the gate, too, tests a revision before it joins the emergency forbids
     let revision = load
         .revision

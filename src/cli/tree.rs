@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use cedargate_policy::digest::sha256_of;
-use cedargate_policy::load::Loader;
+use cedargate_policy::load::{Loader, schema_problem};
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::{Problem, RevisionError};
 use cedargate_policy::revision::source::{Files, SourceFile, Tree};
@@ -77,6 +77,16 @@ pub(crate) struct PortalLoad<'a> {
     pub portal: &'a PortalScope,
     pub revision: Option<Arc<Revision>>,
     pub problems: Vec<Problem>,
+}
+
+impl PortalLoad<'_> {
+    /// The revision, or every reason why there is none.
+    pub(super) fn loaded(&self) -> Result<&Revision, String> {
+        self.revision.as_deref().ok_or_else(|| {
+            let problems: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
+            problems.join("\n")
+        })
+    }
 }
 
 impl TreeArgs {
@@ -222,10 +232,15 @@ impl Workbench {
         };
         let portals: Vec<PortalScope> = configured.iter().map(scope).collect();
         if portals.is_empty() && reading.is_there {
-            return Err(format!(
+            let mut message = format!(
                 "there is no portal folder in `{}` (policies.dir); each folder in it is a portal",
                 reading.place.display()
-            ));
+            );
+            // a folder whose name is no portal's is the likely cause
+            for unread in &tree.unread {
+                message.push_str(&format!("\n{}", unread.problem));
+            }
+            return Err(message);
         }
         Ok(Workbench {
             config,
@@ -381,6 +396,18 @@ impl Workbench {
         Some(self.tree.files.get(name)?.text(name).ok()?.to_owned())
     }
 
+    /// The text of a schema file, if it is there and parses by itself.
+    pub(crate) fn schema(&self, name: &str) -> Result<Option<&str>, String> {
+        let Some(file) = self.tree.files.get(name) else {
+            return Ok(None);
+        };
+        let text = file.text(name).map_err(|problem| problem.to_string())?;
+        match schema_problem(name, text) {
+            Some(problem) => Err(problem.to_string()),
+            None => Ok(Some(text)),
+        }
+    }
+
     /// The names of all policy files, emergency forbids and shadow policies included.
     pub(crate) fn policy_files(&self) -> impl Iterator<Item = &str> {
         self.tree
@@ -429,7 +456,7 @@ impl Workbench {
         let portal = self.portals.iter().find(|p| p.slug.as_str() == slug);
         portal.ok_or_else(|| {
             let known: Vec<_> = self.portals.iter().map(|p| p.slug.as_str()).collect();
-            format!("there is no portal `{slug}`; known: {}", known.join(", "))
+            no_portal(slug, &known)
         })
     }
 
@@ -441,6 +468,11 @@ impl Workbench {
         }
         self.load_one(&mut Loader::new(None).untested(), portal)
     }
+}
+
+/// The refusal of a portal's name.
+pub(super) fn no_portal(slug: &str, known: &[&str]) -> String {
+    format!("there is no portal `{slug}`; {}", crate::config::hint(slug, known))
 }
 
 impl CachedLoad {

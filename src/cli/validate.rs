@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use self::invariants::Proofs;
 use super::lint::of_loads;
+use super::report::places::complete;
 use super::report::{Finding, Format, Severity, SourceText, Writers, distinct, github, json as json_report, sarif, text};
 use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
@@ -85,14 +86,8 @@ fn validate(args: &Args) -> Result<Exit, String> {
         );
         Vec::new()
     };
-    let portals = PortalReport::of_all(
-        &loads,
-        if args.deny_warnings {
-            Severity::Error
-        } else {
-            Severity::Warning
-        },
-    );
+    let source: SourceText<'_> = &|file| workbench.source(file);
+    let portals = portal_reports(args, &loads, source);
     let mut beside = candidates(&workbench, &portals);
     beside.extend(workbench.of_no_portal());
     let configuration: Vec<Finding> = warnings(&workbench).into_iter().map(Finding::configuration).collect();
@@ -120,6 +115,7 @@ fn validate(args: &Args) -> Result<Exit, String> {
             .chain(proved)
             .cloned()
             .collect(),
+        source,
     );
     let report = ValidateReport {
         findings: &findings,
@@ -133,6 +129,21 @@ fn validate(args: &Args) -> Result<Exit, String> {
     let is_weak = hardening.iter().any(|finding| finding.severity != Severity::Note);
     let is_denied = args.deny_warnings && (is_weak || !configuration.is_empty() || !beside.is_empty());
     Ok(if is_rejected || is_denied { Exit::Invalid } else { Exit::Ok })
+}
+
+/// The portals with their findings, each with its column.
+fn portal_reports(args: &Args, loads: &[PortalLoad<'_>], source: SourceText<'_>) -> Vec<PortalReport> {
+    let of_warnings = if args.deny_warnings {
+        Severity::Error
+    } else {
+        Severity::Warning
+    };
+    let mut portals = PortalReport::of_all(loads, of_warnings);
+    for portal in &mut portals {
+        complete(&mut portal.errors, source);
+        complete(&mut portal.warnings, source);
+    }
+    portals
 }
 
 /// What `serve` would say of its configuration at start. Without a configuration only its defaults are known.
@@ -234,7 +245,7 @@ pub(super) fn report_errors(loads: &[PortalLoad<'_>], source: SourceText<'_>) ->
         .filter(|portal| !portal.errors.is_empty())
         .collect();
     let paint = Paint::stderr();
-    let errors = distinct(rejected.iter().flat_map(|portal| &portal.errors).cloned().collect());
+    let errors = distinct(rejected.iter().flat_map(|portal| &portal.errors).cloned().collect(), source);
     let mut report = text::findings(&errors, source, paint);
     report.extend(rejected.iter().map(|portal| portal.headline(paint)));
     report

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use super::LogRecord;
 use crate::audit::lines::{Lines, in_order};
 
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// Bytes of lines that a worker takes at once; one longer line is a batch of its own.
 const BATCH_BYTES: usize = 512 * 1024;
 /// Batches that wait for each worker.
@@ -277,6 +278,8 @@ fn work<V: Visitor>(batches: &Mutex<Receiver<Batch>>, visitor: V) -> Reading<V> 
 impl<V: Visitor> Reading<V> {
     /// False if the line is no record.
     fn line(&mut self, text: &[u8], place: RecordLocation<'_>) -> bool {
+        // editors and shells of Windows begin a file with a byte order mark
+        let text = text.strip_prefix(BYTE_ORDER_MARK).filter(|_| place.line == 1).unwrap_or(text);
         let Some(record) = LogRecord::parse(text) else {
             return false;
         };

@@ -13,6 +13,7 @@ pub mod invariants;
 mod json_items;
 mod mapped_claims;
 mod nesting;
+mod slips;
 mod policies;
 #[cfg(test)]
 mod reuse_tests;
@@ -104,6 +105,8 @@ struct ParsedPolicies {
     entries: Vec<Arc<PolicyEntry>>,
     templates: Vec<Template>,
     warnings: Vec<Problem>,
+    /// For each template the warning that it has no link.
+    unlinked: Vec<Problem>,
     /// Paths that no request can have, by the default `paths` of a portal.
     path_problems: Vec<Problem>,
 }
@@ -385,6 +388,7 @@ impl Loader {
             entries,
             templates,
             mut warnings,
+            unlinked,
             path_problems,
         } = self.policies(slug, files, schema, problems);
         let templates = Templates {
@@ -399,6 +403,16 @@ impl Loader {
             problems.extend(found);
             Vec::new()
         });
+        // a link that does not work says enough, and other portals may link a shared template
+        if problems.len() == before {
+            let linked = files
+                .get(&links_file(slug))
+                .map(policies::linked_templates)
+                .unwrap_or_default();
+            let is_unlinked = |problem: &Problem| problem.policy.as_deref().is_some_and(|id| !linked.contains(id));
+            let is_own = |problem: &Problem| !problem.file.starts_with(policies::SHARED);
+            warnings.extend(unlinked.into_iter().filter(is_own).filter(is_unlinked));
+        }
         problems.extend(duplicate_templates(slug, templates.known, &entries));
         problems.extend(placed_path_problems(&links, schema.path.as_ref(), &file.paths));
         let entries: Vec<_> = entries.into_iter().chain(links).collect();
@@ -431,6 +445,7 @@ impl Loader {
                     all.entries.extend(parsed.entries.iter().cloned());
                     all.templates.extend(parsed.templates.iter().cloned());
                     all.warnings.extend(parsed.warnings.iter().cloned());
+                    all.unlinked.extend(parsed.unlinked.iter().cloned());
                 }
                 Err(found) => problems.extend(found),
             }
@@ -510,6 +525,11 @@ pub fn check_nesting(name: &str, text: &str) -> Result<(), Problem> {
     nesting::check(name, text, nesting::Syntax::Policies)
 }
 
+/// The mistake in the text of one schema file; nothing recursive reads a text that nests too deep.
+pub fn schema_problem(name: &str, text: &str) -> Option<Problem> {
+    schemas::fragment_problem(name, text)
+}
+
 fn portal_file(slug: &PortalSlug, files: &Files) -> Result<PortalFile, RevisionError> {
     let name = format!("policies/{slug}/portal.yaml");
     let text = match files.get(&name) {
@@ -547,13 +567,17 @@ fn syntax_problems(slug: &PortalSlug, files: &Files) -> Vec<Problem> {
     problems
 }
 
+fn links_file(slug: &PortalSlug) -> String {
+    format!("policies/{slug}/links.json")
+}
+
 fn links(
     slug: &PortalSlug,
     files: &Files,
     templates: &Templates<'_>,
     validator: &Validator,
 ) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
-    let name = format!("policies/{slug}/links.json");
+    let name = links_file(slug);
     files
         .get(&name)
         .map_or_else(|| Ok(Vec::new()), |file| policies::link(&name, file, templates, validator))

@@ -10,6 +10,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use thiserror::Error;
 
 use crate::portal::path::CanonicalPath;
+use crate::text::yaml_message;
 
 /// Nodes of a YAML document; the largest public descriptions have about a million.
 const YAML_NODES_MAX: usize = 8_000_000;
@@ -222,11 +223,14 @@ fn read(text: &str) -> Result<Document, OpenApiError> {
         return Ok(document);
     }
     let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_depth: YAML_DEPTH_MAX, max_nodes: YAML_NODES_MAX, max_events: YAML_NODES_MAX },
+        // real descriptions use few anchors very often; the reader bounds what all uses together replay
+        budget: serde_saphyr::budget! {
+            max_depth: YAML_DEPTH_MAX, max_nodes: YAML_NODES_MAX, max_events: YAML_NODES_MAX, enforce_alias_anchor_ratio: false
+        },
         with_snippet: false,
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| OpenApiError::Syntax {
-        message: error.to_string().lines().next().unwrap_or_default().to_owned(),
+        message: yaml_message(&error),
         line: error.location().and_then(|location| usize::try_from(location.line()).ok()),
     })
 }

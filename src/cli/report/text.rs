@@ -1,9 +1,8 @@
 //! Reports for people at a terminal.
 
-use std::collections::BTreeMap;
-
 pub(crate) use crate::base::terminal::escaped;
 
+use super::places::Lines;
 use super::{
     CaseOutcome, Finding, Listing, Paint, RULE_CONFIGURATION, RULE_VALIDATION, ReportPart, Severity, SourceText, Suite, Table,
 };
@@ -22,12 +21,9 @@ pub(crate) struct ColumnCell {
 
 /// Each finding with its place, the line of the file with the place underlined, and the help.
 pub(crate) fn findings(findings: &[Finding], source: SourceText<'_>, paint: Paint) -> String {
-    let mut files = Lines::new();
+    let mut files = Lines::default();
     findings.iter().map(|one| finding(one, &mut files, source, paint)).collect()
 }
-
-/// The lines of each file that a finding named: a large file may have thousands of findings.
-type Lines = BTreeMap<String, Vec<String>>;
 
 fn finding(finding: &Finding, files: &mut Lines, source: SourceText<'_>, paint: Paint) -> String {
     let severity = match finding.severity {
@@ -76,12 +72,7 @@ struct Excerpt {
 
 /// `None` if the file has no such line.
 fn excerpt(number: usize, finding: &Finding, files: &mut Lines, source: SourceText<'_>) -> Option<Excerpt> {
-    let name = finding.file.as_deref()?;
-    if !files.contains_key(name) {
-        let text = source(name).unwrap_or_default();
-        files.insert(name.to_owned(), text.lines().map(str::to_owned).collect());
-    }
-    let line = files.get(name)?.get(number.checked_sub(1)?)?.as_str();
+    let line = files.get(finding.file.as_deref()?, number, source)?;
     let end = line.trim_end().chars().count();
     // without a column the place is the line
     let indent = line.len() - line.trim_start().len();

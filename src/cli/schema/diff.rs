@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use cedar_policy::Schema;
+use cedargate_policy::load::schema_problem;
 use cedargate_policy::schema::SchemaModel;
 use cedargate_policy::schema::diff::{Effect, SchemaChange, changes};
 use clap::ValueEnum;
@@ -71,7 +72,11 @@ fn compare(args: &Args) -> Result<Exit, String> {
 fn model(place: &Path, portal: Option<&str>) -> Result<SchemaModel, String> {
     let name = place.display();
     let text = if place.extension().is_some_and(|ending| ending == "cedarschema") {
-        read_small_text(place, BYTES_MAX).map_err(|e| format!("cannot read `{name}`: {e}"))?
+        let text = read_small_text(place, BYTES_MAX).map_err(|e| format!("cannot read `{name}`: {e}"))?;
+        match schema_problem(&name.to_string(), &text) {
+            Some(problem) => return Err(problem.to_string()),
+            None => text,
+        }
     } else {
         let workbench = TreeArgs::of(place).open()?;
         joined_text(&workbench, one_portal(&workbench, portal)?)?

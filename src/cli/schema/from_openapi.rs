@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use cedar_policy::{EntityId, SchemaFragment};
 use cedargate_policy::json::quoted;
+use cedargate_policy::load::schema_problem;
 use cedargate_policy::openapi::{OpenApi, Operation};
 use cedargate_policy::portal::path::rules::Case;
 use cedargate_policy::portal::route::{RouteSpec, RouteTable};
@@ -17,12 +18,15 @@ use cedargate_policy::types::PortalSlug;
 use serde_json::Value;
 
 use self::names::{RoutePath, UsedNames};
+use crate::base::files::{ReadError, read_small_text};
 use crate::cli::init::{SHARED_SCHEMA, name, slug, title};
 use crate::cli::new_files::{NewFile, refuse_existing, write};
 use crate::cli::openapi_file::OpenApiFile;
 use crate::cli::report::complain;
 
 const SHARED: &str = "schemas/_shared.cedarschema";
+/// The largest schema file that is read.
+const SCHEMA_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -112,10 +116,10 @@ pub(super) fn run(args: &Args) -> Result<String, String> {
 /// The names of the tree's shared schema. A tree that has none yet gets the names of the scaffold's.
 fn shared_schema(args: &Args) -> Result<Shared, String> {
     let path = args.dir.join(SHARED);
-    let text = match std::fs::read_to_string(&path) {
+    let text = match read_small_text(&path, SCHEMA_BYTES_MAX) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !args.write => SHARED_SCHEMA.to_owned(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        Err(ReadError::Io(e)) if e.kind() == std::io::ErrorKind::NotFound && !args.write => SHARED_SCHEMA.to_owned(),
+        Err(ReadError::Io(e)) if e.kind() == std::io::ErrorKind::NotFound => {
             return Err(format!(
                 "`{}` is missing: `{}` is no tree; `cedargate init` makes one",
                 path.display(),
@@ -124,6 +128,9 @@ fn shared_schema(args: &Args) -> Result<Shared, String> {
         }
         Err(e) => return Err(format!("cannot read `{}`: {e}", path.display())),
     };
+    if let Some(problem) = schema_problem(&path.display().to_string(), &text) {
+        return Err(problem.to_string());
+    }
     let unusable = |e: &dyn std::fmt::Display| format!("`{}`: {e}; `cedargate validate` says where", path.display());
     let (fragment, _) = SchemaFragment::from_cedarschema_str(&text).map_err(|e| unusable(&e))?;
     let json = fragment.to_json_value().map_err(|e| unusable(&e))?;

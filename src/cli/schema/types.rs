@@ -122,12 +122,7 @@ fn contract(args: &Portal) -> Result<Contract, String> {
     let workbench = args.tree.open()?;
     let portal = portal_of(&workbench, args)?;
     let load = workbench.load_untested_one(portal);
-    let Some(revision) = &load.revision else {
-        return Err(format!(
-            "portal `{}` does not load; `cedargate validate` says why",
-            portal.slug
-        ));
-    };
+    let revision = load.loaded()?;
     let flags = revision.rules.flags.all();
     let flags = flags
         .map(|(name, flag)| (name.to_owned(), AttrType::from(&flag.value)))

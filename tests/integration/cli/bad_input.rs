@@ -36,23 +36,32 @@ fn policy(condition: &str) -> String {
     format!("permit (principal, action, resource) when {{ {condition} }};")
 }
 
-/// A tree with a good portal `p`, and a portal `other` with a mistake of its own.
+/// A tree with a portal `p`, and a portal `other` with a mistake of its own.
 fn tree() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
+    put_tree(folder.path(), MISTAKE);
+    put(
+        folder.path(),
+        "policies/p/wrong.cedar",
+        b"permit (principal, action, resource",
+    );
+    folder
+}
+
+/// The policy of a portal that does not load.
+const MISTAKE: &str = "permit (principal, action == Action::\"NOPE\", resource);";
+
+/// A good portal `p`, and a portal `other` with this policy.
+fn put_tree(root: &Path, other: &str) {
     for (name, text) in [
         ("schemas/p.cedarschema", OPEN_SCHEMA),
         ("policies/p/main.cedar", OPEN_POLICY),
         ("policies/p/tests/t.yaml", GOOD_TEST),
-        ("policies/p/wrong.cedar", "permit (principal, action, resource"),
         ("schemas/other.cedarschema", OPEN_SCHEMA),
-        (
-            "policies/other/main.cedar",
-            "permit (principal, action == Action::\"NOPE\", resource);",
-        ),
+        ("policies/other/main.cedar", other),
     ] {
-        put(folder.path(), name, text.as_bytes());
+        put(root, name, text.as_bytes());
     }
-    folder
 }
 
 fn put(root: &Path, name: &str, content: &[u8]) {
@@ -200,6 +209,168 @@ fn every_bad_file_is_one_clear_error_and_hides_no_other() {
     }
 }
 
+/// What a command reads of a tree.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Part {
+    Policies,
+    Schema,
+    /// Entities, links, portal.yaml.
+    Facts,
+    Tests,
+}
+
+impl Part {
+    fn of(file: &str) -> Self {
+        match file {
+            file if file.contains("/tests/") => Self::Tests,
+            file if file.ends_with(".cedar") => Self::Policies,
+            file if file.ends_with(".cedarschema") => Self::Schema,
+            _ => Self::Facts,
+        }
+    }
+}
+
+/// The commands beside those of `outputs`.
+struct Reader {
+    arguments: &'static [&'static str],
+    reads: &'static [Part],
+    /// True if the command is about the whole tree, so that it names the mistake of the other portal, too.
+    names_all: bool,
+}
+
+fn readers() -> Vec<Reader> {
+    const TREE: &[Part] = &[Part::Policies, Part::Schema, Part::Facts];
+    let reader = |arguments, reads, names_all| Reader {
+        arguments,
+        reads,
+        names_all,
+    };
+    vec![
+        reader(&["authorize", "--portal", "p", "--url", PAGE, "."], TREE, false),
+        reader(&["diff", "../good", "."], TREE, true),
+        reader(&["diff", ".", "../good"], TREE, true),
+        reader(&["replay", "--log", "../log", "."], TREE, true),
+        reader(&["usage", "--log", "../log", "."], TREE, true),
+        reader(&["matrix", "."], TREE, true),
+        reader(
+            &["bundle", "build", "--sequence", "1", "--output", "../out.bundle", "."],
+            &[Part::Policies, Part::Schema, Part::Facts, Part::Tests],
+            true,
+        ),
+        reader(&["workbench", "--export", "../page", "."], TREE, true),
+        reader(&["schema", "types", "--ts", "--portal", "p", "."], TREE, false),
+        reader(&["schema", "show", "--portal", "p", "."], &[Part::Schema], false),
+        reader(&["schema", "to-json", "--portal", "p", "."], &[Part::Schema], false),
+        reader(&["schema", "diff", "--portal", "p", "../good", "."], &[Part::Schema], false),
+    ]
+}
+
+/// A record that no portal decided: every command that reads logs takes it.
+const RECORD: &str = "{\"kind\":\"policy_event\",\"ts\":\"2026-01-01T00:00:00.000Z\"}\n";
+
+#[test]
+fn every_command_names_the_bad_file_once_and_the_mistake_of_the_other_portal() {
+    let wanted = [
+        ("policies/p/x.cedar", "is not valid UTF-8"),
+        ("policies/p/x.cedar", "brackets nest deeper than 100"),
+        ("policies/p/entities.json", "cycle"),
+        ("policies/p/entities.json", "nested deeper than 64 levels"),
+        ("policies/p/portal.yaml", "is not valid UTF-8"),
+        ("schemas/p.cedarschema", "is not valid UTF-8"),
+        ("schemas/p.cedarschema", "brackets nest deeper than 100"),
+        ("policies/p/tests/x.yaml", "is not valid UTF-8"),
+    ];
+    for (name, message) in wanted {
+        let all = files();
+        let bad = all.iter().find(|bad| bad.name == name && bad.message == message).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        for (folder, other) in [("good", OPEN_POLICY), ("bad", MISTAKE)] {
+            put_tree(&root.path().join(folder), other);
+        }
+        put(root.path(), "log", RECORD.as_bytes());
+        let folder = root.path().join("bad");
+        put(&folder, name, &bad.content);
+        for Reader {
+            arguments,
+            reads,
+            names_all,
+        } in readers()
+        {
+            let started = Instant::now();
+            let (code, out, error) = run(&folder, arguments);
+            assert!(started.elapsed() < PATIENCE, "{arguments:?} took {:?}", started.elapsed());
+            let is_export = arguments[0] == "workbench";
+            let output = match is_export {
+                true => std::fs::read_to_string(root.path().join("page/index.html")).unwrap(),
+                false => format!("{out}{error}"),
+            };
+            let shown: String = output.chars().take(4000).collect();
+            assert!([0, 2, 3, 64].contains(&code), "{arguments:?} of {name}: {code} {shown}");
+            let count = output.lines().filter(|line| line.contains(message)).count();
+            if reads.contains(&Part::of(name)) {
+                assert!(
+                    is_export || code == 3 || code == 64,
+                    "{arguments:?} of {name}: {code} {shown}"
+                );
+                assert!(
+                    count == 1 || (is_export && count > 0),
+                    "{arguments:?} of {name} ({message}): {shown}"
+                );
+            } else if !is_export {
+                assert_eq!(count, 0, "{arguments:?} of {name} ({message}): {shown}");
+            }
+            if names_all {
+                assert!(
+                    output.contains("policies/other/main.cedar"),
+                    "{arguments:?} of {name}: {shown}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_without_a_record_is_refused_and_bad_lines_beside_records_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    put_tree(&root.path().join("good"), OPEN_POLICY);
+    let good = root.path().join("good");
+    let binary: Vec<u8> = (0..4096_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8 | 0x80)
+        .collect();
+    let deep = format!("{}\n", nested("[", "", "]", 50_000)).into_bytes();
+    let commands: [&[&str]; 4] = [
+        &["replay", "--log", "../log", "."],
+        &["usage", "--log", "../log", "."],
+        &["shadow", "report", "--log", "../log"],
+        &["diff", ".", ".", "--log", "../log"],
+    ];
+    for bad in [&binary, &deep, &b"{\"ts\":\"2026-01".to_vec(), &b"hello\r\n".to_vec()] {
+        for command in commands {
+            put(root.path(), "log", bad);
+            let (code, out, error) = run(&good, command);
+            assert_eq!((code, out.as_str()), (64, ""), "{command:?}: {error}");
+            let expected = "no line of the log is a record of the gate (../log:1 is none)";
+            assert!(error.contains(expected) && error.lines().count() == 1, "{command:?}: {error}");
+            // the same lines beside a record
+            put(root.path(), "log", &[RECORD.as_bytes(), bad].concat());
+            let (code, _, error) = run(&good, command);
+            assert!(code == 0 && error.contains("../log:2"), "{command:?}: {code} {error}");
+        }
+    }
+    for command in commands {
+        put(root.path(), "log", b"");
+        let (code, _, error) = run(&good, command);
+        assert_eq!(code, 0, "an empty log has no flips: {command:?}: {error}");
+        put(
+            root.path(),
+            "log",
+            format!("\u{feff}{}", RECORD.replace('\n', "\r\n")).as_bytes(),
+        );
+        let (code, _, error) = run(&good, command);
+        assert!(code == 0 && !error.contains("no record"), "{command:?}: {error}");
+    }
+}
+
 #[test]
 fn what_is_no_regular_file_is_named_and_never_waited_for() {
     let folder = tree();
@@ -254,22 +425,66 @@ fn a_byte_order_mark_and_line_ends_of_windows_change_nothing() {
 }
 
 #[test]
-fn a_policy_file_of_many_megabytes_is_read_or_refused_in_time() {
+fn a_policy_of_many_megabytes_is_refused_in_time() {
     let folder = tree();
     std::fs::remove_file(folder.path().join("policies/p/wrong.cedar")).unwrap();
-    let text = format!(
-        "permit (principal, action, resource) when {{ \"{}\" == \"\" }};",
-        "a".repeat(100 << 20)
-    );
-    put(folder.path(), "policies/p/long.cedar", text.as_bytes());
-    let started = Instant::now();
-    let (code, out, error) = run(folder.path(), &["validate", "."]);
-    assert!(matches!(code, 0 | 3), "{code} {out}{error}");
-    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
-    assert!(out.len() < 10_000, "{} bytes of report", out.len());
-    put(folder.path(), "policies/p/long.cedar", "}".repeat(100 << 20).as_bytes());
+    let compared = |bytes: usize| {
+        format!(
+            "permit (principal, action, resource) when {{ \"{}\" == \"\" }};",
+            "a".repeat(bytes)
+        )
+    };
+    const LARGE: usize = 5 << 20;
+    for text in [compared(LARGE), "}".repeat(LARGE)] {
+        put(folder.path(), "policies/p/long.cedar", text.as_bytes());
+        for (command, _, output) in outputs(folder.path()) {
+            assert!(output.len() < 10_000, "{command}: {} bytes of report", output.len());
+            let about = output.lines().filter(|line| line.contains("a policy is longer than 4 MiB"));
+            assert_eq!(about.count(), 1, "{command}: {output}");
+            assert!(output.contains("policies/p/long.cedar:1:1"), "{command}: {output}");
+            let is_of_tree = command != "explain" && command != "fmt";
+            assert!(
+                !is_of_tree || output.contains("policies/other/main.cedar:1"),
+                "{command}: {output}"
+            );
+        }
+    }
+    put(folder.path(), "policies/p/long.cedar", compared(100 << 20).as_bytes());
     let (code, out, error) = run(folder.path(), &["validate", "."]);
     assert_eq!(code, 3, "{error}");
-    assert!(out.len() < 10_000, "{} bytes of report", out.len());
-    assert!(out.contains("policies/p/long.cedar:1:1"), "{out}");
+    assert!(out.len() < 10_000 && out.contains("policies/p/long.cedar:1:1"), "{out}");
+}
+
+/// Slips of people who are new, each with a part of the advice.
+#[test]
+fn slips_of_a_beginner_come_with_advice() {
+    let rule = "permit (principal, action, resource)";
+    for (name, text, advice) in [
+        (
+            "policies/p/x.cedar",
+            format!("{rule} when {{ 1 == 1 and true }};"),
+            "= help: write `&&`",
+        ),
+        ("policies/p/x.cedar", format!("{rule}\n{rule};"), "does not end with `;`"),
+        ("policies/p/x.cedar", format!("# note\n{rule};"), "a comment begins with `//`"),
+        (
+            "policies/p/x.cedar",
+            "permit (principal == ?principal, action, resource);".to_owned(),
+            "template `x#0` has no link in links.json, so it decides nothing",
+        ),
+        ("policies/p/entities.json", "{\"Role\": []}".to_owned(), "an entity is `{"),
+        ("policies/p/portal.yaml", "public: [ \"assets/**\" ]".to_owned(), "public[0]"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        put_tree(folder.path(), OPEN_POLICY);
+        put(folder.path(), name, text.as_bytes());
+        let (code, out, error) = run(folder.path(), &["validate", "--deny-warnings", "."]);
+        assert_eq!(code, 3, "{text}: {out}{error}");
+        assert!(out.contains(advice), "{text}: {out}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "policies/Shop/main.cedar", OPEN_POLICY.as_bytes());
+    let (code, _, error) = run(folder.path(), &["validate", "."]);
+    assert_eq!(code, 64, "{error}");
+    assert!(error.contains("policies/Shop/main.cedar"), "{error}");
 }

@@ -41,13 +41,22 @@ pub(super) fn problem(name: &str, text: &str, model: &SchemaModel, message: &str
         .fold(message, |text, start| text.strip_prefix(start).unwrap_or(text));
     let is_named = |item: &JsonItem<'_>| uid_of(item).is_some_and(|uid| short.contains(&format!("`{uid}`")));
     if let Some((line, column)) = position_in(short) {
-        let problem = Problem::new(name, short.split(" at line ").next().unwrap_or(short)).at_line(Some(line));
+        let is_no_list = short.starts_with("invalid type") && short.contains("expected a sequence") && line == 1;
+        let message = match short.split(" at line ").next() {
+            _ if is_no_list => "is no list of entities",
+            message => message.unwrap_or(short),
+        };
         let problem = Problem {
-            column: Some(column),
-            ..problem
+            // the reader names the place before the first byte 0
+            column: Some(column.max(1)),
+            ..Problem::new(name, message).at_line(Some(line))
         };
         let is_member = short.starts_with("missing field");
-        return if is_member { problem.with_help(EXAMPLE) } else { problem };
+        return if is_member || is_no_list {
+            problem.with_help(EXAMPLE)
+        } else {
+            problem
+        };
     }
     if short.contains("input graph has a cycle") {
         return cycle(name, text, short);

@@ -19,6 +19,7 @@ use crate::portal::path::rules::PathRules;
 use crate::revision::problem::Problem;
 use crate::revision::source::Files;
 use crate::revision::{PortalSchema, Revision};
+use crate::text::yaml_message;
 use crate::types::PortalSlug;
 
 /// The name of the file, in a portal's folder and in `policies/_shared/`.
@@ -117,8 +118,9 @@ impl InvariantReader<'_> {
             Ok(entries) => entries,
             Err(error) => {
                 let line = error.location().and_then(|at| usize::try_from(at.line()).ok());
-                let problem = Problem::new(self.name, format!("is not a list of invariants: {error}")).with_help(EXAMPLE);
-                into.problems.push(problem.at_line(line));
+                let message = format!("is not a list of invariants: {}", yaml_message(&error));
+                into.problems
+                    .push(Problem::new(self.name, message).with_help(EXAMPLE).at_line(line));
                 return;
             }
         };

@@ -11,6 +11,9 @@ const DEPTH_MAX: usize = 100;
 /// Operators and `if`s in one policy: a chain nests as deep as it is long.
 const OPERATORS_MAX: usize = 4000;
 
+/// Bytes of one policy, or of one declaration of a schema. Cedar needs a second for some megabytes.
+const STATEMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// What the text is; in a schema `<` and `>` are brackets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Syntax {
@@ -22,6 +25,7 @@ pub enum Syntax {
 pub fn check(name: &str, text: &str, syntax: Syntax) -> Result<(), Problem> {
     let mut depth = 0_usize;
     let mut operators = 0_usize;
+    let mut start = 0_usize;
     let mut chars = text.char_indices().peekable();
     while let Some((offset, char)) = chars.next() {
         match char {
@@ -31,7 +35,10 @@ pub fn check(name: &str, text: &str, syntax: Syntax) -> Result<(), Problem> {
             '>' if syntax == Syntax::Schema => depth = depth.saturating_sub(1),
             '(' | '[' | '{' => depth += 1,
             ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            ';' => operators = 0,
+            ';' => {
+                operators = 0;
+                start = offset;
+            }
             '&' | '|' | '+' | '-' | '*' | '!' | '.' | '<' | '>' | '=' => operators += 1,
             'i' if text
                 .get(offset..)
@@ -40,6 +47,10 @@ pub fn check(name: &str, text: &str, syntax: Syntax) -> Result<(), Problem> {
                 operators += 1
             }
             _ => {}
+        }
+        // the character after a long text or comment is behind all of it
+        if offset - start > STATEMENT_BYTES_MAX {
+            return Err(too_long(name, text, start, syntax));
         }
         if depth > DEPTH_MAX {
             let problem = Problem::new(name, format!("brackets nest deeper than {DEPTH_MAX}"));
@@ -56,6 +67,22 @@ pub fn check(name: &str, text: &str, syntax: Syntax) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+fn too_long(name: &str, text: &str, start: usize, syntax: Syntax) -> Problem {
+    let what = match syntax {
+        Syntax::Policies => "a policy",
+        Syntax::Schema => "a declaration",
+    };
+    let message = format!("{what} is longer than {} MiB", STATEMENT_BYTES_MAX >> 20);
+    // behind the end of the statement before it
+    let rest = text.get(start..).unwrap_or_default();
+    let blank = rest.len() - rest.trim_start_matches([';', ' ', '\t', '\r', '\n']).len();
+    let problem = Problem::new(name, message).at_offset(text, start + blank);
+    match syntax {
+        Syntax::Policies => problem.with_help("values that many policies compare with belong into entities.json"),
+        Syntax::Schema => problem,
+    }
 }
 
 type Chars<'a> = std::iter::Peekable<std::str::CharIndices<'a>>;
@@ -102,6 +129,27 @@ mod tests {
                 .message
                 .contains("operators")
         );
+    }
+
+    #[test]
+    fn a_policy_of_many_megabytes_is_refused_at_its_start() {
+        let long = |bytes: usize| {
+            format!(
+                "permit (principal, action, resource);\n\npermit (principal, action, resource) when {{ \"{}\" == \"\" }};\n",
+                "a".repeat(bytes)
+            )
+        };
+        let problem = check("x.cedar", &long(STATEMENT_BYTES_MAX), Syntax::Policies).unwrap_err();
+        assert_eq!(
+            (problem.message.as_str(), problem.line),
+            ("a policy is longer than 4 MiB", Some(3))
+        );
+        assert!(check("x.cedar", &long(STATEMENT_BYTES_MAX - 1000), Syntax::Policies).is_ok());
+        // an end is missing: what follows is one statement
+        assert!(check("x.cedar", &"}".repeat(STATEMENT_BYTES_MAX + 2), Syntax::Policies).is_err());
+        // many policies are long together
+        let many = "permit (principal, action, resource);\n".repeat(STATEMENT_BYTES_MAX / 30);
+        assert!(many.len() > STATEMENT_BYTES_MAX && check("x.cedar", &many, Syntax::Policies).is_ok());
     }
 
     #[test]

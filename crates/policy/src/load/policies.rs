@@ -21,6 +21,7 @@ use serde_json::Value;
 use super::checks::{ImpossiblePath, path_problems};
 use super::json_items::{self, items, json_problem};
 use super::nesting::{self, Syntax};
+use super::slips;
 use super::statements::{Statement, find, split};
 use crate::engine::PolicyEntry;
 use crate::error_chain::error_chain;
@@ -37,6 +38,8 @@ pub struct ParsedFile {
     pub entries: Vec<Arc<PolicyEntry>>,
     pub templates: Vec<Template>,
     pub warnings: Vec<Problem>,
+    /// For each template the warning that it has no link.
+    pub unlinked: Vec<Problem>,
     /// Paths in it that no request can have, unless `paths` of `portal.yaml` says otherwise.
     pub path_problems: Vec<Problem>,
     source: SourceFile,
@@ -244,6 +247,7 @@ fn join(
         entries: Vec::with_capacity(statements.len()),
         templates: Vec::new(),
         warnings: Vec::new(),
+        unlinked: Vec::new(),
         path_problems: Vec::new(),
         source: file.clone(),
         schema: schema.id,
@@ -262,7 +266,16 @@ fn join(
         parsed.path_problems.extend(known.checked.path_problems.iter().map(placed));
         match &known.item {
             FileItem::Policy(entry) => parsed.entries.push(Arc::clone(entry)),
-            FileItem::Template(template) => parsed.templates.push(Template::clone(template)),
+            FileItem::Template(template) => {
+                parsed.templates.push(Template::clone(template));
+                let problem = Problem::new(
+                    "",
+                    format!("template `{id}` has no link in links.json, so it decides nothing"),
+                );
+                parsed
+                    .unlinked
+                    .push(placed(&problem.with_help("link it, or write an entity where the slot is")));
+            }
         }
     }
     if !problems.is_empty() {
@@ -360,7 +373,7 @@ impl Naming<'_> {
         match PolicySet::from_str(self.text) {
             Err(errors) => errors
                 .iter()
-                .map(|e| Problem::from_diagnostic(self.name, self.text, e))
+                .map(|error| slips::with_help(Problem::from_diagnostic(self.name, self.text, error), self.text, error))
                 .collect(),
             Ok(_) => vec![Problem::new(
                 self.name,
@@ -454,6 +467,12 @@ pub(super) fn link(
         problems.push(Problem::new(name, "a link cannot be used as a policy"));
     }
     if problems.is_empty() { Ok(entries) } else { Err(problems) }
+}
+
+/// The templates that the links of a file name.
+pub(super) fn linked_templates(file: &SourceFile) -> FxHashSet<String> {
+    let links: Option<Vec<LinkItem>> = file.text("").ok().and_then(|text| serde_json::from_str(text).ok());
+    links.into_iter().flatten().map(|link| link.template).collect()
 }
 
 fn add_link(set: &mut PolicySet, link: &LinkItem) -> Result<(), String> {

@@ -105,7 +105,7 @@ fn parse(names: &[String; 2], files: &Files) -> Result<(Schema, String), Revisio
 }
 
 /// What is wrong with the text of one schema file by itself.
-fn fragment_problem(name: &str, text: &str) -> Option<Problem> {
+pub fn fragment_problem(name: &str, text: &str) -> Option<Problem> {
     // SECURITY: Cedar's parser recurses as deep as the text nests, and a stack that overflows ends the process
     if let Err(problem) = nesting::check(name, text, Syntax::Schema) {
         return Some(problem);

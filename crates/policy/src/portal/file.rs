@@ -225,7 +225,7 @@ impl<'a> SourceLocation<'a> {
             return Vec::new();
         };
         let item = |(index, item): (usize, &'a Spanned<PlacedValue>)| SourceLocation {
-            key: format!("{}.{index}", self.key),
+            key: format!("{}[{index}]", self.key),
             line: line_of(item),
             node: &item.value,
         };
@@ -658,7 +658,7 @@ danger_skip_errors: false
         }
         // a route is read by the rules, wherever they stand
         let text = "routes:\n  - { route: GET /A, action: b, resource: { type: T, id: x } }\n  - { route: GET /a, action: b, resource: { type: T, id: x } }\npaths: { case: ignored }\n";
-        assert_eq!(only_error(text).key, "routes.1");
+        assert_eq!(only_error(text).key, "routes[1]");
     }
 
     #[test]
@@ -667,7 +667,7 @@ danger_skip_errors: false
         assert_eq!((error.line, error.key.as_str()), (Some(2), "publc"));
         assert!(error.message.contains("`public`"), "{error}");
         let error = only_error("routes:\n  - route: GET /a\n    acton: x\n    action: view\n    resource: { type: A, id: b }\n");
-        assert_eq!((error.line, error.key.as_str()), (Some(3), "routes.0.acton"));
+        assert_eq!((error.line, error.key.as_str()), (Some(3), "routes[0].acton"));
     }
 
     #[test]
@@ -677,7 +677,7 @@ danger_skip_errors: false
         let places: Vec<_> = errors.iter().map(|e| (e.line.unwrap(), e.key.as_str())).collect();
         for place in [
             (1, "title"),
-            (4, "public.1"),
+            (4, "public[1]"),
             (5, "flags.x"),
             (6, "routs"),
             (7, "login.provide"),
@@ -750,7 +750,7 @@ danger_skip_errors: false
     fn route_errors_carry_the_line_of_their_route() {
         let row = |route: &str| format!("  - {{ route: \"{route}\", action: a, resource: {{ type: A, id: b }} }}\n");
         let error = only_error(&format!("routes:\n{}{}", row("GET /{x}"), row("GET /{y}")));
-        assert_eq!((error.line, error.key.as_str()), (Some(3), "routes.1"));
+        assert_eq!((error.line, error.key.as_str()), (Some(3), "routes[1]"));
         assert!(
             error.message.contains("GET /{x}") && error.message.contains("GET /{y}"),
             "{error}"
