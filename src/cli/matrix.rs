@@ -4,15 +4,20 @@ mod csv;
 mod json;
 mod markdown;
 mod page;
+mod selection;
 mod text;
 
 use cedargate_policy::matrix::{Cell, CellAnswer, Column, Matrix, Row};
 
 use serde_json::Value;
 
+use self::selection::Selection;
 use super::report::{Finding, Format, Severity, Writers};
 use super::tree::TreeArgs;
 use super::{Exit, Paint, complain, print};
+
+/// The name of the row of callers without a role.
+const NO_ROLE: &str = "(no role)";
 
 #[derive(clap::Args)]
 #[command(
@@ -25,6 +30,8 @@ pub(crate) struct Args {
     /// Only this portal
     #[arg(long, short)]
     portal: Option<String>,
+    #[command(flatten)]
+    selection: Selection,
     /// Format of the report; html is one page that needs nothing else
     #[arg(long, value_parser = WRITERS.parser(), default_value = "human")]
     format: Format,
@@ -69,9 +76,19 @@ fn show(args: &Args) -> Result<Exit, String> {
         let finding = |problem| Finding::from_problem(problem, Severity::Error, &portal);
         findings.extend(load.problems.iter().map(finding));
         if let Some(revision) = &load.revision {
-            let matrix = Matrix::of(load.portal, revision);
-            matrices.push(PortalMatrix { portal, matrix });
+            let matrix = args.selection.of(load.portal, revision);
+            if !matrix.rows.is_empty() && !matrix.columns.is_empty() {
+                matrices.push(PortalMatrix { portal, matrix });
+            }
         }
+    }
+    let loaded: Vec<_> = loads
+        .iter()
+        .filter_map(|load| Some((load.portal, load.revision.as_deref()?)))
+        .collect();
+    // a portal that does not load may be the one that has the name
+    if loaded.len() == loads.len() {
+        args.selection.refuse_unknown_names(&loaded)?;
     }
     let source = |file: &str| workbench.source(file);
     let findings = super::report::distinct(findings, &source);
@@ -90,7 +107,7 @@ impl PortalMatrix {
 
     /// The name of a row; with the type of its callers if there are several types.
     fn row_name(&self, row: &Row) -> String {
-        let role = row.role.as_ref().map_or("(no role)", |role| role.id().unescaped());
+        let role = row.role.as_ref().map_or(NO_ROLE, |role| role.id().unescaped());
         let is_only = self
             .matrix
             .rows

@@ -95,9 +95,22 @@ impl CellAnswer {
 impl Matrix {
     /// Computes every cell.
     pub fn of(portal: &PortalScope, revision: &Revision) -> Self {
-        let rows = rows(portal, revision);
-        let columns = columns(revision);
+        Self::select(portal, revision, |_| true, |_| true)
+    }
+
+    /// Computes the cells of some rows and columns.
+    pub fn select(
+        portal: &PortalScope,
+        revision: &Revision,
+        is_row: impl Fn(&Row) -> bool,
+        is_column: impl Fn(&Column) -> bool,
+    ) -> Self {
+        let mut rows = rows(portal, revision);
+        let mut columns = columns(revision);
+        // prepared with all rows: a cell says the same beside few others
         let partial = Columns::new(revision, &rows);
+        rows.retain(is_row);
+        columns.retain(is_column);
         let mut cells: Vec<Vec<Cell>> = rows.iter().map(|_| Vec::with_capacity(columns.len())).collect();
         for column in &columns {
             for (row, cell) in cells.iter_mut().zip(partial.cells(column, &rows)) {

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::support::OPEN_SCHEMA;
 use crate::support::binary::{GateFolder, cedargate, run};
 
 const HOSTILE: &str = "</script><img src=x onerror=alert(1)>|=`\u{1b}[2J\u{202e}";
@@ -47,6 +48,75 @@ fn every_format_shows_the_same_cells() {
     }
     let (code, _, error) = gate_folder.run(&["matrix", "--portal", "q"]);
     assert_eq!(code, 64, "{error}");
+}
+
+#[test]
+fn options_leave_out_the_rest_and_change_no_cell() {
+    let gate_folder = folder();
+    let rest = "appliesTo { principal: [User], resource: [Path], context: {} };\naction";
+    let grouped = OPEN_SCHEMA.replace(
+        "action GET, HEAD,",
+        &format!("action read; action GET, HEAD in [read] {rest}"),
+    );
+    gate_folder.put("schemas/q.cedarschema", &grouped);
+    gate_folder.put(
+        "policies/q/main.cedar",
+        "permit (principal in Role::\"editor\", action == Action::\"PUT\", resource);",
+    );
+    let cells = |arguments: &[&str]| -> Vec<Value> {
+        let command = [&["matrix", "--format", "json"][..], arguments].concat();
+        let (code, out, error) = run(gate_folder.folder.path(), &[&command[..], &["."]].concat());
+        assert_eq!((code, error.as_str()), (0, ""), "{arguments:?}: {out}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        let of_portal = |portal: &Value| -> Vec<Value> {
+            let mut cells = portal["cells"].as_array().unwrap().clone();
+            for cell in &mut cells {
+                cell["portal"] = portal["portal"].clone();
+            }
+            cells
+        };
+        report["portals"].as_array().unwrap().iter().flat_map(of_portal).collect()
+    };
+    let all = cells(&[]);
+    type Keeps = fn(&Value) -> bool;
+    let selections: [(&[&str], Keeps); 7] = [
+        (&["--role", "viewer"], |cell| cell["role"] == "viewer"),
+        (&["--role", "viewer", "--role", "editor"], |cell| {
+            cell["role"] == "viewer" || cell["role"] == "editor"
+        }),
+        (&["--role", "(no role)", "--portal", "q"], |cell| {
+            cell["role"].is_null() && cell["portal"] == "q"
+        }),
+        (&["--action", "PUT"], |cell| cell["action"] == "PUT"),
+        (&["--action", "Action::\"PUT\"", "--role", "editor"], |cell| {
+            cell["action"] == "PUT" && cell["role"] == "editor"
+        }),
+        (&["--action", "read"], |cell| {
+            cell["portal"] == "q" && (cell["action"] == "GET" || cell["action"] == "HEAD")
+        }),
+        (&["--resource", "Path"], |cell| cell["resource"] == "Path"),
+    ];
+    for (arguments, keeps) in selections {
+        let expected: Vec<Value> = all.iter().filter(|cell| keeps(cell)).cloned().collect();
+        assert!(!expected.is_empty(), "{arguments:?}");
+        assert_eq!(cells(arguments), expected, "{arguments:?}");
+    }
+    for (arguments, message) in [
+        (
+            ["--role", "viewr"],
+            "no portal here has the role `viewr`; did you mean `viewer`?",
+        ),
+        (["--action", "PUTT"], "the action `PUTT`; did you mean `PUT`?"),
+        (["--resource", "Pth"], "the resource type `Pth`; did you mean `Path`?"),
+        (["--portal", "pp"], "there is no portal `pp`; did you mean `p`?"),
+    ] {
+        let command = [&["matrix"][..], &arguments, &["."]].concat();
+        let (code, out, error) = run(gate_folder.folder.path(), &command);
+        assert!(
+            code == 64 && out.is_empty() && error.contains(message),
+            "{arguments:?}: {code} {error}"
+        );
+    }
 }
 
 #[test]
