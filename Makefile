@@ -68,6 +68,10 @@ bench: bench-tools ## the gate beside its peers and as its work grows; writes do
 bench-parts: ## the parts that decide the gate's speed
 	cargo bench --locked --profile quick --package cedargate-benches --bench gate
 
+bench-commands: ## validate, lint and test of 10,000 policies and 10,000 cases; fails beyond ten seconds
+	cargo build --locked --profile quick --bin cedargate
+	cargo bench --locked --profile quick --package cedargate-benches --bench commands
+
 bench-tools: ## what the gate is compared with; names what cannot be installed
 	@.ci/bench-tools
 
