@@ -10,6 +10,7 @@ mod example_portals;
 mod fail_closed;
 mod five_doors;
 mod path_rules;
+mod planted_flips;
 mod nested_entities;
 mod policy_reload;
 mod portal_files;

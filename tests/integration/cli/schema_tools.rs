@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::binary::run;
+use serde_json::Value;
+
+use crate::support::binary::{GateFolder, run};
+use crate::support::raw;
 
 /// A scaffold, and the text of the example description beside it.
 struct Shop {
@@ -42,6 +45,57 @@ impl Shop {
         let (code, out, error) = run(self.folder.path(), arguments);
         assert_eq!(code, expected, "{arguments:?}: {out}{error}");
         out + &error
+    }
+}
+
+/// Descriptions with what real ones have: base paths, verbs behind a colon, suffixes, other alphabets, open operations.
+const DESCRIPTIONS: [&str; 3] = [
+    include_str!("../../corpus/openapi/shop.yaml"),
+    include_str!("../../corpus/openapi/library.json"),
+    include_str!("../../corpus/openapi/files.yaml"),
+];
+
+/// A route of `portal.yaml`, with a segment for each parameter.
+fn as_requested(route: &str) -> (String, String) {
+    let (method, pattern) = route.split_once(' ').unwrap();
+    let mut path = String::new();
+    for part in pattern.replace("/**", "/a/b").split('{') {
+        match part.split_once('}') {
+            Some((_, rest)) => path.push_str(&format!("7{rest}")),
+            None => path.push_str(part),
+        }
+    }
+    (method.to_owned(), path)
+}
+
+#[test]
+fn a_gate_serves_every_tree_that_a_description_makes() {
+    for text in DESCRIPTIONS {
+        let gate = GateFolder::new("http://127.0.0.1:1", "");
+        std::fs::remove_dir_all(gate.folder.path().join("policies")).unwrap();
+        std::fs::remove_dir_all(gate.folder.path().join("schemas")).unwrap();
+        gate.put(
+            "schemas/_shared.cedarschema",
+            include_str!("../../../schemas/_shared.cedarschema"),
+        );
+        gate.put("description", text);
+        let (code, out, error) = gate.run(&["schema", "from-openapi", "description", "--portal", "api", "--write"]);
+        assert_eq!(code, 0, "{out}{error}");
+        let portal = std::fs::read_to_string(gate.folder.path().join("policies/api/portal.yaml")).unwrap();
+        let portal: Value = serde_saphyr::from_str(&portal).unwrap();
+        let process = gate.serve();
+        let routes = portal["routes"].as_array().unwrap();
+        for route in routes {
+            let route = route["route"].as_str().unwrap();
+            let (method, path) = as_requested(route);
+            let bearer = format!("Bearer {}", gate.issuer.token("alice", &["viewer"]));
+            let ask = |headers: &[(&str, &str)]| raw(gate.proxy, &method, &path, headers, b"").status;
+            // nothing permits it yet, and what the description leaves open is a comment
+            let answers = [ask(&[]), ask(&[("authorization", &bearer)])];
+            assert_eq!(answers, [401, 403], "{route}: {method} {path}");
+        }
+        assert_eq!(raw(gate.proxy, "GET", "/elsewhere", &[], b"").status, 404);
+        drop(process);
     }
 }
 
