@@ -127,6 +127,24 @@ fn a_session_of_a_gate_whose_clock_is_ahead_ends_with_a_revocation() {
 }
 
 #[test]
+fn a_revocation_by_a_gate_whose_clock_is_days_ahead_reaches_every_gate_and_trims_no_other() {
+    let (redis, app) = (Redis::start(), App::start());
+    let right = SkewedGate::start(&redis, &app, 0);
+    let ahead = SkewedGate::start(&redis, &app, 3 * 24 * 3600);
+    let (alice, bob) = (right.log_in("alice"), right.log_in("bob"));
+    right.served(&alice);
+    right.served(&bob);
+    right.revoke("bob");
+    right.refused(&bob);
+    ahead.revoke("alice");
+    right.refused(&alice);
+    // a gate that starts later reads every revocation
+    let later = SkewedGate::start(&redis, &app, 0);
+    later.refused(&alice);
+    later.refused(&bob);
+}
+
+#[test]
 fn a_revocation_by_a_gate_with_a_wrong_clock_ends_what_others_began_and_no_later_login() {
     for offset in [-TEN_MINUTES, TEN_MINUTES] {
         let (redis, app) = (Redis::start(), App::start());
