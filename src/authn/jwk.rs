@@ -163,8 +163,8 @@ impl PublicKey {
             return Err(KeyError::Private);
         }
         check_purpose(jwk)?;
-        let kid = match optional(jwk, "kid") {
-            None => None,
+        let kid = match jwk.get("kid") {
+            None | Some(Value::Null) => None,
             Some(Value::String(kid)) if kid.len() <= KID_BYTES_MAX => Some(kid.clone()),
             Some(_) => return Err(KeyError::Member("kid")),
         };
@@ -177,7 +177,7 @@ impl PublicKey {
             "OKP" => parse_edwards(jwk)?,
             _ => return Err(KeyError::Type),
         };
-        if let Some(alg) = optional(jwk, "alg") {
+        if let Some(alg) = jwk.get("alg") {
             let own = alg.as_str().and_then(algorithm_named).ok_or(KeyError::Algorithm)?;
             verifiers.retain(|(algorithm, _)| *algorithm == own);
         }
@@ -235,16 +235,11 @@ fn encoded_member(jwk: &Map<String, Value>, name: &'static str) -> Result<Encode
     Ok(EncodedMember { text, bytes })
 }
 
-/// An optional member. Some issuers write `null` for a member that a key does not have.
-fn optional<'a>(jwk: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    jwk.get(name).filter(|value| !value.is_null())
-}
-
 fn check_purpose(jwk: &Map<String, Value>) -> Result<(), KeyError> {
-    if optional(jwk, "use").is_some_and(|purpose| purpose != "sig") {
+    if jwk.get("use").is_some_and(|purpose| purpose != "sig") {
         return Err(KeyError::Use);
     }
-    let Some(operations) = optional(jwk, "key_ops") else {
+    let Some(operations) = jwk.get("key_ops") else {
         return Ok(());
     };
     let operations = operations.as_array().ok_or(KeyError::Use)?;

@@ -393,24 +393,6 @@ fn jwks_bad_keys_one_malformed_member_does_not_take_the_set_down() {
 }
 
 #[test]
-fn a_key_whose_optional_members_are_null_is_used_and_one_for_another_use_is_not() {
-    let (signer, other) = (Signer::ec("c"), Signer::ec("o"));
-    let with = |signer: &Signer, name: &str, value: serde_json::Value| {
-        let mut jwk = signer.jwk.clone();
-        jwk[name] = value;
-        jwk
-    };
-    let mut nulls = signer.jwk.clone();
-    for name in ["alg", "use", "key_ops", "x5c", "x5t"] {
-        nulls[name] = serde_json::Value::Null;
-    }
-    let server = KeyServer::start(&json!({"keys": [nulls, with(&other, "use", json!("enc"))]}));
-    let gate = gate_with(open_portal(), &[("corp", ISSUER, &server.source())]);
-    is(code(&gate, &signer.token(&good())), (200, ""));
-    is(code(&gate, &other.token(&good())), INVALID);
-}
-
-#[test]
 fn several_issuers_of_several_families_each_keep_to_their_own_keys_and_are_shown() {
     let (rsa, ed, ec) = (Signer::rsa("k"), Signer::ed("k"), Signer::ec("k"));
     let servers = [&rsa, &ed, &ec].map(|signer| KeyServer::start(&keys(&[signer])));
