@@ -646,11 +646,11 @@ danger_skip_errors: false
             ("{ case: lower }", "paths.case"),
             ("{ case: true }", "paths.case"),
             ("{ opaque: /a }", "paths.opaque"),
-            ("{ opaque: [a] }", "paths.opaque.0"),
-            ("{ opaque: [/b, /a/] }", "paths.opaque.1"),
-            ("{ opaque: [/a%2Fb] }", "paths.opaque.0"),
-            ("{ opaque: [/a//b] }", "paths.opaque.0"),
-            ("{ opaque: [/a%3Ab] }", "paths.opaque.0"),
+            ("{ opaque: [a] }", "paths.opaque[0]"),
+            ("{ opaque: [/b, /a/] }", "paths.opaque[1]"),
+            ("{ opaque: [/a%2Fb] }", "paths.opaque[0]"),
+            ("{ opaque: [/a//b] }", "paths.opaque[0]"),
+            ("{ opaque: [/a%3Ab] }", "paths.opaque[0]"),
             ("{ opaq: [/a] }", "paths.opaq"),
             ("[]", "paths"),
         ] {
@@ -782,7 +782,7 @@ danger_skip_errors: false
             "ftp://a.test",
         ] {
             let error = only_error(&format!("cors: {{ origins: [\"{bad}\"] }}"));
-            assert_eq!(error.key, "cors.origins.0", "{bad}");
+            assert_eq!(error.key, "cors.origins[0]", "{bad}");
         }
         only_error("cors: any");
         only_error("cors: {}");

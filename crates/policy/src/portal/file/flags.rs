@@ -167,7 +167,7 @@ mod tests {
             ("{ value: true, percent: ten }", "flags.x.percent", "0 to 100"),
             ("{ value: true, tenants: [] }", "flags.x.tenants", "is empty"),
             ("{ value: true, roles: editor }", "flags.x.roles", "where a list belongs"),
-            ("{ value: true, tenants: [1] }", "flags.x.tenants.0", "a number where"),
+            ("{ value: true, tenants: [1] }", "flags.x.tenants[0]", "a number where"),
             ("{ value: true, otherwise: true }", "flags.x.otherwise", "has no effect"),
             ("yes", "flags.x", "write `true`"),
             ("'off'", "flags.x", "write `false`"),
