@@ -1,10 +1,11 @@
 //! The reloader: takes edited policy files into force while traffic flows.
 //!
-//! The thread `reload` watches the folders, reads the files, loads the portals that changed and swaps their revisions. It is
-//! the only writer of revisions. Editors, kubelet and deployments write the files meanwhile, so a reading can see a state that
-//! no owner meant:
+//! The thread `reload` watches the folders, reads the files, loads the portals that changed and swaps their revisions.
+//! It is the only writer of revisions. Editors, kubelet and deployments write the files meanwhile, so a reading can see
+//! a state that no owner meant:
 //!
-//! - An editor truncates a file and writes it again. The truncated file parses; a forbid in it would be missing (`emptied`).
+//! - An editor truncates a file and writes it again. The truncated file parses; a forbid in it would be missing
+//!   (`emptied`).
 //! - Kubelet swaps one symlink: every file of a mount changes in one moment, and no event names the files.
 //! - Files that belong together are written one after the other.
 //!
@@ -15,10 +16,11 @@
 //! rounds that read everything: after each poll, for each reload request, while a portal is unsettled, and
 //! `SECOND_ROUND` after an event. The first load reads without the wait; the first round checks it.
 //!
-//! On failure: a portal whose files keep changing keeps its revision, and the next round tries again; every `UNSETTLED_MAX`
-//! rounds it is reported as rejected. Its settled emergency forbids join in the first round. A rejected candidate leaves
-//! the last good revision in force and is reported in log, `/status`, metric and record; it never makes the gate unready. A
-//! panic is counted, its reload requests get an error, and the next round tries again. Without kernel watches, polling remains.
+//! On failure: a portal whose files keep changing keeps its revision, and the next round tries again; every
+//! `UNSETTLED_MAX` rounds it is reported as rejected. Its settled emergency forbids join in the first round. A rejected
+//! candidate leaves the last good revision in force and is reported in log, `/status`, metric and record; it never
+//! makes the gate unready. A panic is counted, its reload requests get an error, and the next round tries again.
+//! Without kernel watches, polling remains.
 //!
 //! Replaced revisions are dropped on this thread, so that no request pays for it.
 
@@ -79,8 +81,8 @@ const READ_ATTEMPTS: usize = 3;
 const UNSETTLED_MAX: u32 = 20;
 /// A change counts if the files are still the same after this time.
 const CHANGE_QUIET: Duration = Duration::from_millis(20);
-/// Pause after a round that an event started. The next round reads everything: a file that was written while watches were
-/// set anew may have caused no event.
+/// Pause after a round that an event started. The next round reads everything: a file that was written while watches
+/// were set anew may have caused no event.
 const SECOND_ROUND: Duration = Duration::from_millis(500);
 /// Pause after a round that found files still being written.
 const UNSETTLED_PAUSE: Duration = Duration::from_millis(50);
@@ -276,7 +278,8 @@ impl Reloader {
 
     /// One round: reads, loads, answers reload requests. False if a portal's files are still being written.
     fn round(&mut self, watch: &mut Watch, wakeup: Wakeup) -> bool {
-        // Watches, requests and changed entries come before the reading: what changes from here on wakes the next round.
+        // Watches, requests and changed entries come before the reading: what changes from here on wakes the next
+        // round.
         watch.renew(self.source.folders());
         let requests = self.requests.take();
         let changed = watch.take_changed();
@@ -313,8 +316,8 @@ impl Reloader {
             last: mut tree,
         } = self.source.read_twice(known, scope, READ_ATTEMPTS);
         if self.last.as_ref() != Some(&tree) {
-            // SECURITY: a policy file that an editor truncated and has not filled yet parses and looks settled; a forbid in
-            // it would be missing
+            // SECURITY: a policy file that an editor truncated and has not filled yet parses and looks settled; a
+            // forbid in it would be missing
             let since = Instant::now();
             self.prepare(&before, &tree);
             wait_until_quiet(since);
@@ -344,7 +347,8 @@ impl Reloader {
         registry.portals.iter().any(|portal| !portal.writer.lock().is_empty())
     }
 
-    /// Parses changed policies during the quiet time. Most often the files stay the same, and the load finds them parsed.
+    /// Parses changed policies during the quiet time. Most often the files stay the same, and the load finds them
+    /// parsed.
     fn prepare(&mut self, before: &Tree, tree: &Tree) {
         let registry = self.gate.portals.load_full();
         for portal in &registry.portals {
@@ -356,8 +360,8 @@ impl Reloader {
         }
     }
 
-    /// Loads each portal that changed, as far as its files are equal in both readings. A portal that keeps changing does not hold
-    /// up the other portals.
+    /// Loads each portal that changed, as far as its files are equal in both readings. A portal that keeps changing
+    /// does not hold up the other portals.
     fn load_settled(&mut self, before: &Tree, tree: Tree) {
         let registry = self.gate.portals.load_full();
         for portal in &registry.portals {
@@ -396,14 +400,15 @@ impl Reloader {
         self.of_no_portal = found;
     }
 
-    /// Loads the settled part of a portal that is still being written: its candidate, if all of that is settled, and every
-    /// emergency forbid that is. Reports what it changed, and every `UNSETTLED_MAX` rounds what keeps changing.
+    /// Loads the settled part of a portal that is still being written: its candidate, if all of that is settled, and
+    /// every emergency forbid that is. Reports what it changed, and every `UNSETTLED_MAX` rounds what keeps changing.
     fn load_unsettled(&mut self, portal: &Arc<Portal>, settled: PortalReading, tree: &Tree) {
         let slug = portal.slug();
         let state = self.unsettled.entry(slug.clone()).or_default();
         state.rounds = state.rounds.saturating_add(1);
         let is_due = state.rounds.is_multiple_of(UNSETTLED_MAX);
-        // SECURITY: without a revision in force, an emergency forbid that is being written has no last good content to hold
+        // SECURITY: without a revision in force, an emergency forbid that is being written has no last good content to
+        // hold
         let is_open = settled.candidate && portal.active.load().is_some();
         let keeps_changing = |name: &str| Problem::new(name, "keeps changing while it is read");
         let changing: Vec<Problem> = settled.unsettled.iter().map(|name| keeps_changing(name)).collect();
@@ -550,7 +555,8 @@ impl Reloader {
         self.outcomes.set(portal.slug(), outcome);
     }
 
-    /// Without `portals` in the configuration, every folder is a portal. A portal whose folder vanishes keeps its traffic.
+    /// Without `portals` in the configuration, every folder is a portal. A portal whose folder vanishes keeps its
+    /// traffic.
     fn add_portals(&self, tree: &Tree) {
         if self.gate.config.portals.is_some() {
             return;

@@ -1,8 +1,8 @@
 //! The commands of the policy workbench over a large tree: 10,000 policies with 10,000 decision tests.
 //!
-//! `make bench-commands` runs it, prints a line for each command, and fails if `validate`, `lint` and `test` together take
-//! longer than `GOAL`. Without `--bench` (as under `cargo test`) the tree is small and no time is judged. The program is
-//! the one that cargo built in the profile of this bench.
+//! `make bench-commands` runs it, prints a line for each command, and fails if `validate`, `lint` and `test` together
+//! take longer than `GOAL`. Without `--bench` (as under `cargo test`) the tree is small and no time is judged. The
+//! program is the one that cargo built in the profile of this bench.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot set up must stop and say so")]
 

@@ -27,8 +27,8 @@ const GROUPS_SHOWN_MAX: usize = 50;
 /// The logs of a command.
 #[derive(clap::Args)]
 pub(super) struct LogArgs {
-    /// A file of the decision log, plain, gzip or zstd; `-` is standard input. May be given several times; the order does not
-    /// matter
+    /// A file of the decision log, plain, gzip or zstd; `-` is standard input. May be given several times; the order
+    /// does not matter
     #[arg(long = "log", value_name = "FILE", required = true)]
     logs: Vec<PathBuf>,
     /// Only records of this portal

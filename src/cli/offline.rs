@@ -1,7 +1,7 @@
 //! A query without a running gate: from the body of `POST /authorize`, or from a token and a request line.
 //!
-//! `authorize` and `explain` share it. A token's claims are read, its signature is not checked: such a query tells what the
-//! policies would decide, and admits no caller.
+//! `authorize` and `explain` share it. A token's claims are read, its signature is not checked: such a query tells what
+//! the policies would decide, and admits no caller.
 
 use std::io::Read;
 use std::net::IpAddr;

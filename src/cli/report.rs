@@ -1,9 +1,9 @@
 //! Reports: findings, decision-test cases and tables, printed the same way by every command.
 //!
-//! A command fills the types of this file and names the formats it has (`Writers`), each with the writer of that format: `text`
-//! for people, `markdown` for comments, `json` for scripts, `csv` for spreadsheets, `junit` for test reports, `github` for
-//! annotations, `sarif` for code scanning. Reports go to stdout with `print`; messages to the user go to stderr with
-//! `complain`. A new format is one more writer; a new command needs none.
+//! A command fills the types of this file and names the formats it has (`Writers`), each with the writer of that
+//! format: `text` for people, `markdown` for comments, `json` for scripts, `csv` for spreadsheets, `junit` for test
+//! reports, `github` for annotations, `sarif` for code scanning. Reports go to stdout with `print`; messages to the
+//! user go to stderr with `complain`. A new format is one more writer; a new command needs none.
 
 pub(crate) mod cedar;
 pub(crate) mod csv;

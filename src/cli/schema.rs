@@ -1,5 +1,5 @@
-//! `cedargate schema`: a portal's joined schema, for editors and for tools that read one schema; made of an OpenAPI description;
-//! compared; as types for clients.
+//! `cedargate schema`: a portal's joined schema, for editors and for tools that read one schema; made of an OpenAPI
+//! description; compared; as types for clients.
 
 mod diff;
 mod editor;
@@ -18,7 +18,8 @@ pub(crate) enum SchemaCommand {
     Show(ShowArgs),
     /// Print the same as JSON, for tools that read Cedar's JSON schemas
     ToJson(PortalArgs),
-    /// Make a portal's schema, routes and first tests of the app's OpenAPI description; prints them, or writes them with --write
+    /// Make a portal's schema, routes and first tests of the app's OpenAPI description; prints them, or writes them
+    /// with --write
     FromOpenapi(from_openapi::Args),
     /// Show what changed between two schemas of a portal, and which changes break policies or apps
     Diff(diff::Args),

@@ -34,7 +34,8 @@ issuers: [{ name: test, issuer: 'https://test.invalid/', audiences: [test], jwks
 pub(crate) struct TreeArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// A folder with `policies/` and `schemas/` in it, or a bundle; default: what the configuration says, else the current folder
+    /// A folder with `policies/` and `schemas/` in it, or a bundle; default: what the configuration says, else the
+    /// current folder
     dir: Option<PathBuf>,
 }
 
@@ -174,7 +175,8 @@ impl ReadTree {
         })
     }
 
-    /// The bundle that the gate of this configuration took last. There is none before its first start, or if it cannot be read.
+    /// The bundle that the gate of this configuration took last. There is none before its first start, or if it cannot
+    /// be read.
     fn of_kept(state_dir: &Path) -> Self {
         let bytes = read_kept(state_dir).unwrap_or_default();
         let bundle = bytes.and_then(|bytes| Bundle::read(&bytes, Trust::DangerUnsigned).ok());
@@ -418,8 +420,8 @@ impl Workbench {
             .filter(|name| name.ends_with(".cedar"))
     }
 
-    /// Gives a file of the tree another text, at once: a gate or an editor sees the old one or the new one. Refuses a file that
-    /// changed after the command read it.
+    /// Gives a file of the tree another text, at once: a gate or an editor sees the old one or the new one. Refuses a
+    /// file that changed after the command read it.
     pub(crate) fn rewrite(&self, name: &str, text: &str) -> Result<(), String> {
         let file = self.unchanged(name)?;
         replace_file(&file, text.as_bytes(), NEW_MODE).map_err(|e| format!("cannot change `{}`: {e}", file.display()))

@@ -1,5 +1,5 @@
-//! `cedargate validate`: loads configuration and portals as a reload would, without a gate; with `--hardening`, also a security
-//! checklist, and with `--prove`, also proofs of the invariants.
+//! `cedargate validate`: loads configuration and portals as a reload would, without a gate; with `--hardening`, also a
+//! security checklist, and with `--prove`, also proofs of the invariants.
 
 mod hardening;
 mod invariants;
@@ -160,8 +160,8 @@ fn proofs(loads: &[PortalLoad<'_>], time: Duration) -> Result<Result<Vec<Proofs>
     Ok(loads.iter().map(|load| Proofs::of(load, &mut prover)).collect())
 }
 
-/// What is wrong with candidate sets: a gate starts with it, and only their shadow is off. A portal that does not load says
-/// enough itself.
+/// What is wrong with candidate sets: a gate starts with it, and only their shadow is off. A portal that does not load
+/// says enough itself.
 fn candidates(workbench: &Workbench, portals: &[PortalReport]) -> Vec<Finding> {
     let is_loaded = |slug: &str| portals.iter().any(|portal| portal.slug == slug && portal.errors.is_empty());
     let loads = workbench.load_candidates();

@@ -1,7 +1,7 @@
 //! One policy as a proof takes it: its scope and conditions as one expression of Cedar's JSON.
 //!
-//! Expressions are put together as JSON, because Cedar's public interface has no other way to build one. Cedar's own type checker
-//! reads every result again, and refuses what is put together wrong.
+//! Expressions are put together as JSON, because Cedar's public interface has no other way to build one. Cedar's own
+//! type checker reads every result again, and refuses what is put together wrong.
 
 use cedar_policy::{Effect, EntityUid, Policy, PolicyId};
 use cedargate_policy::engine::ErroredForbids;
@@ -213,7 +213,8 @@ fn scope_part(name: &str, constraint: &Value) -> Option<Option<Expression>> {
     }))
 }
 
-/// The expression about a resource that has no entry: `has` is false, and reading an attribute fails as an overflow does.
+/// The expression about a resource that has no entry: `has` is false, and reading an attribute fails as an overflow
+/// does.
 fn undescribed(expression: &Value) -> Value {
     match expression {
         Value::Object(node) => {

@@ -51,9 +51,9 @@ impl Fact {
 
     /// The facts of every request that the forbid denies.
     ///
-    /// A forbid that fails denies, too: then the conjuncts after the failing one say nothing, so reading ends at the first
-    /// one that can fail. Its own fact is kept. It holds unless its term fails, and a policy with the opposite fact
-    /// is not satisfied either if that term fails.
+    /// A forbid that fails denies, too: then the conjuncts after the failing one say nothing, so reading ends at the
+    /// first one that can fail. Its own fact is kept. It holds unless its term fails, and a policy with the opposite
+    /// fact is not satisfied either if that term fails.
     pub fn of_denying(clause: &Clause) -> Vec<Self> {
         let conjuncts = clause.when.conjuncts();
         let known = match clause.errored {

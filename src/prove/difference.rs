@@ -5,12 +5,13 @@
 //! (docs/decisions/0060). Let *inner* be the system that must not allow more, *outer* the other one. A request that
 //! inner allows and outer denies satisfies no forbid of inner, so no forbid that both have; therefore
 //!
-//! 1. either no permit of outer is satisfied. Then the satisfied permit of inner is one that outer lacks: a question for each of
-//!    these;
+//! 1. either no permit of outer is satisfied. Then the satisfied permit of inner is one that outer lacks: a question
+//!    for each of these;
 //! 2. or a forbid that inner lacks denies in outer: a question for each of these.
 //!
-//! A question leaves out conditions, so *no such request* holds for the whole systems, too. An example is decided by the whole
-//! systems: if they contradict it, the policies that did join the question. Only what the whole systems confirm is reported.
+//! A question leaves out conditions, so *no such request* holds for the whole systems, too. An example is decided by
+//! the whole systems: if they contradict it, the policies that did join the question. Only what the whole systems
+//! confirm is reported.
 
 use std::collections::BTreeSet;
 
@@ -365,8 +366,8 @@ impl Search<'_> {
         Ok(question)
     }
 
-    /// Decides the example by the whole systems: as the gate can meet it, then as the solver gave it. An impossible one confirms
-    /// nothing; it only tells which policies matter.
+    /// Decides the example by the whole systems: as the gate can meet it, then as the solver gave it. An impossible one
+    /// confirms nothing; it only tells which policies matter.
     fn judge(&self, core: &Core<'_>, slice: &mut PolicySelection, env: &Env) -> ExampleOutcome {
         let raw = Example::new(&env.request, &env.entities);
         let real = raw.as_ref().and_then(|raw| raw.realistic(self.environment, self.facts));

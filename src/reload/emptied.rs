@@ -1,16 +1,17 @@
 //! Files that lost their whole text a moment ago.
 //!
-//! SECURITY: `cp`, an editor or a deployment truncates a file and writes it in a second step. On a busy machine that step can
-//! come long after `CHANGE_QUIET`. The empty file parses, and without its forbids more would be allowed. So an emptied file
-//! counts as still being written until it stayed empty for `EMPTIED_QUIET`, and the portal keeps its revision.
+//! SECURITY: `cp`, an editor or a deployment truncates a file and writes it in a second step. On a busy machine that
+//! step can come long after `CHANGE_QUIET`. The empty file parses, and without its forbids more would be allowed. So an
+//! emptied file counts as still being written until it stayed empty for `EMPTIED_QUIET`, and the portal keeps its
+//! revision.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cedargate_policy::revision::source::Tree;
 
-/// Time for which a file must stay empty before it counts. Fewer rounds fit into it than `UNSETTLED_MAX`, so that a file that
-/// was emptied on purpose is not reported as changing.
+/// Time for which a file must stay empty before it counts. Fewer rounds fit into it than `UNSETTLED_MAX`, so that a
+/// file that was emptied on purpose is not reported as changing.
 const EMPTIED_QUIET: Duration = Duration::from_millis(900);
 
 /// The files that are empty now and were not before, by name, and when that was seen first.
@@ -18,7 +19,8 @@ const EMPTIED_QUIET: Duration = Duration::from_millis(900);
 pub(super) struct Emptied(BTreeMap<String, Instant>);
 
 impl Emptied {
-    /// Notes which files of `tree` were emptied since `last`, and makes those that may still be filled differ from `before`.
+    /// Notes which files of `tree` were emptied since `last`, and makes those that may still be filled differ from
+    /// `before`.
     pub fn hold(&mut self, last: Option<&Tree>, before: &mut Tree, tree: &Tree, now: Instant) {
         let is_empty = |tree: &Tree, name: &str| tree.files.get(name).is_some_and(|file| file.bytes.is_empty());
         let had_text = |name: &str| last.is_some_and(|last| last.files.get(name).is_some_and(|file| !file.bytes.is_empty()));

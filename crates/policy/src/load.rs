@@ -1,8 +1,8 @@
 //! One portal's files → one revision, or every reason why they are rejected.
 //!
-//! A pipeline of parse → validate → conform → test → index. A candidate is accepted or rejected as a whole; only the emergency
-//! forbids of `_deny/` are accepted one by one, and join the revision in force. Nothing here reads a file or a clock: the gate
-//! reads folders and passes the files in.
+//! A pipeline of parse → validate → conform → test → index. A candidate is accepted or rejected as a whole; only the
+//! emergency forbids of `_deny/` are accepted one by one, and join the revision in force. Nothing here reads a file or
+//! a clock: the gate reads folders and passes the files in.
 
 mod checks;
 mod emergency;
@@ -155,8 +155,8 @@ impl Loader {
         self.with_cache(&portal.slug, |loader| Built(loader.candidate_of(portal, tree, previous)))
     }
 
-    /// The fast part of a load: joins the emergency forbids of the tree to what was built. `previous` is the revision that is in
-    /// force now; it may have got further emergency forbids since the building began.
+    /// The fast part of a load: joins the emergency forbids of the tree to what was built. `previous` is the revision
+    /// that is in force now; it may have got further emergency forbids since the building began.
     pub fn join(&mut self, portal: &PortalScope, built: Built, tree: &Tree, previous: Option<&Revision>) -> Loaded {
         self.with_cache(&portal.slug, |loader| {
             let loaded = loader.join_cached(&portal.slug, built, tree, previous);
@@ -249,8 +249,8 @@ impl Loader {
         self.candidate(portal, read, previous)
     }
 
-    /// The two files on which the meaning of all others depends. If one of them is broken, only the syntax of the others is
-    /// looked at: their errors would be consequences.
+    /// The two files on which the meaning of all others depends. If one of them is broken, only the syntax of the
+    /// others is looked at: their errors would be consequences.
     fn basis(&mut self, slug: &PortalSlug, read: &mut ReadFiles) -> Option<Basis> {
         let portal_yaml = format!("policies/{slug}/portal.yaml");
         let is_unread = |problem: &Problem| problem.file == portal_yaml || problem.file.starts_with("schemas/");
@@ -374,7 +374,8 @@ impl Loader {
         }
     }
 
-    /// The policies of all files and links, and every problem that they, and the statements about them, have by themselves.
+    /// The policies of all files and links, and every problem that they, and the statements about them, have by
+    /// themselves.
     fn entries(
         &mut self,
         slug: &PortalSlug,

@@ -1,4 +1,5 @@
-//! Columns of findings that know their line alone: readers of YAML say where a value begins, and not which word is meant.
+//! Columns of findings that know their line alone: readers of YAML say where a value begins, and not which word is
+//! meant.
 //!
 //! The place is the first name that the message quotes and the line holds, else the line's text.
 

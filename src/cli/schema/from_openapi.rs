@@ -1,7 +1,7 @@
 //! `cedargate schema from-openapi`: a portal's schema, routes and first tests, out of the app's OpenAPI description.
 //!
-//! An operation becomes an action, a tag a group of actions. What a path's parameters name becomes a resource type; an operation
-//! without parameters is about its collection. The files permit nothing: policies are the reader's to write.
+//! An operation becomes an action, a tag a group of actions. What a path's parameters name becomes a resource type; an
+//! operation without parameters is about its collection. The files permit nothing: policies are the reader's to write.
 
 mod names;
 
@@ -35,8 +35,8 @@ pub(crate) struct Args {
     /// The portal's name: lower-case letters, digits and `-`
     #[arg(long, short, value_parser = slug)]
     portal: PortalSlug,
-    /// The path at the gate below which the description's paths begin. Default: `/portal/<portal>` and the path of the first
-    /// server, unless that is below `/portal/<portal>` already
+    /// The path at the gate below which the description's paths begin. Default: `/portal/<portal>` and the path of the
+    /// first server, unless that is below `/portal/<portal>` already
     #[arg(long, value_name = "PATH")]
     prefix: Option<String>,
     /// The tenant that the caller of the tests has
@@ -233,7 +233,8 @@ impl<'a> Outline<'a> {
     fn schema(&self) -> String {
         let mut text = format!(
             "// Made of {} by `cedargate schema from-openapi`, to be edited from here on: give the types their attributes.\n\
-             // An operation is an action, a tag a group of actions; what the parameters of a path name is a resource.\n\n",
+             // An operation is an action, a tag a group of actions; what the parameters of a path name is a
+             // resource.\n\n",
             one_line(self.source)
         );
         let mut types: BTreeMap<&str, &str> = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! `listen`: the addresses of the listeners, their TLS files, and the tokens that callers of the decision listener present.
+//! `listen`: the addresses of the listeners, their TLS files, and the tokens that callers of the decision listener
+//! present.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -47,12 +47,12 @@ pub struct RawUpstream {
     /// Time after which an unused connection is closed; keep it below the app's own keep-alive.
     #[serde(default = "Timeout::seconds::<4>")]
     pub idle_timeout: Timeout,
-    /// Request headers that the app never gets from a client, beside the gate's own; `x-name-*` stands for all names with
-    /// this start, and `default` for the built-in list (`cedargate config headers`).
+    /// Request headers that the app never gets from a client, beside the gate's own; `x-name-*` stands for all names
+    /// with this start, and `default` for the built-in list (`cedargate config headers`).
     #[serde(default = "strip_headers")]
     pub strip_headers: Vec<String>,
-    /// Headers of that list that pass if they come from `trusted_proxies`. These proxies must set or remove each of them on
-    /// every request.
+    /// Headers of that list that pass if they come from `trusted_proxies`. These proxies must set or remove each of
+    /// them on every request.
     #[serde(default)]
     pub pass_headers: Vec<String>,
     /// The token that the app gets in `Authorization`.
@@ -138,7 +138,8 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// Time after which an unused connection is closed.
     pub idle_timeout: Duration,
-    /// Lower-case names, or starts with `-*`, of request headers that the app never gets from a client, beside the gate's own.
+    /// Lower-case names, or starts with `-*`, of request headers that the app never gets from a client, beside the
+    /// gate's own.
     pub strip_headers: Vec<String>,
     /// Those of them that pass if they come from a trusted proxy.
     pub pass_headers: Vec<String>,
@@ -204,7 +205,8 @@ impl Checker<'_> {
         })
     }
 
-    /// The app of a portal. `base`: the top-level upstream, checked before; mistakes in its keys are reported there alone.
+    /// The app of a portal. `base`: the top-level upstream, checked before; mistakes in its keys are reported there
+    /// alone.
     pub fn portal_upstream(&mut self, section: &str, own: &PortalUpstream, base: &RawUpstream) -> Option<Upstream> {
         let (url_key, keys) = match own {
             PortalUpstream::Url(url) => (section.to_owned(), Map::from_iter([("url".to_owned(), json!(url))])),
@@ -358,8 +360,9 @@ impl Checker<'_> {
 
 /// `base` with the keys that a portal gives in the place of its own; `is_wrong` names keys of `base` with a mistake.
 ///
-/// The portal always has a URL of its own. `tls` of the top level is for an `https` URL, so a portal with another URL does
-/// not take it; `h2c` in the URL of the top level counts as its `protocol`, and `h2c` in the portal's URL as the portal's.
+/// The portal always has a URL of its own. `tls` of the top level is for an `https` URL, so a portal with another URL
+/// does not take it; `h2c` in the URL of the top level counts as its `protocol`, and `h2c` in the portal's URL as the
+/// portal's.
 fn overlay(
     base: &RawUpstream,
     is_wrong: impl Fn(&str) -> bool,

@@ -229,8 +229,8 @@ impl RedisStore {
 
     /// The commands that append entries to the stream of revocations and trim it to the retention.
     fn append_commands(&self, stream: &str, entries: &[RevocationEntry]) -> Pipeline {
-        // SECURITY: ids are times of the store's clock. A gate whose clock is ahead must not trim what is young there, its
-        // own entry included.
+        // SECURITY: ids are times of the store's clock. A gate whose clock is ahead must not trim what is young there,
+        // its own entry included.
         let ahead = self.connected().ok().and_then(|connected| connected.skew).unwrap_or_default();
         let now = unix_millis().saturating_sub(ahead.max(0));
         let oldest = now.saturating_sub(millis(self.retention)).max(0);

@@ -1,4 +1,5 @@
-//! `cedargate diff` and `validate --prove`: as docs/diff.md shows them, as scripts read them, and with solvers that fail.
+//! `cedargate diff` and `validate --prove`: as docs/diff.md shows them, as scripts read them, and with solvers that
+//! fail.
 
 use std::path::Path;
 use std::process::Command;
@@ -428,8 +429,8 @@ fn solver_that_fails_makes_the_proof_unknown_and_never_safe() {
     assert!(code == 0 && out.contains("no portal differs"), "{out}");
 }
 
-/// Four forbids that an edit narrows beside thousands of permits, none of which becomes effective: each is proved with few
-/// questions. Without filters every eight permits cost one.
+/// Four forbids that an edit narrows beside thousands of permits, none of which becomes effective: each is proved with
+/// few questions. Without filters every eight permits cost one.
 #[test]
 fn narrowed_forbid_is_proved_without_a_question_for_each_permit() {
     const QUESTIONS_MAX: u64 = 150;

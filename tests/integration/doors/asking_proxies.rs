@@ -341,8 +341,8 @@ fn the_manifests_for_ingress_nginx_are_valid() {
     }
 }
 
-/// The mistakes of an object under a resource definition of the Gateway API, as kube-apiserver finds them: also by its rules in
-/// CEL.
+/// The mistakes of an object under a resource definition of the Gateway API, as kube-apiserver finds them: also by its
+/// rules in CEL.
 fn mistakes(definition: &str, version: &str, object: &str) -> String {
     use std::io::Write;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/gateway-api");

@@ -1,5 +1,5 @@
-//! Options of each proxy that change how it reads and writes paths: with the options that the pages call safe, the app sees the
-//! path that the gate decided on. For an option that a page calls unsafe, a test shows that the page is right.
+//! Options of each proxy that change how it reads and writes paths: with the options that the pages call safe, the app
+//! sees the path that the gate decided on. For an option that a page calls unsafe, a test shows that the page is right.
 
 use super::asking_proxies::{
     WITH_GRPC, no_confusing_path_reaches_the_secret, start_caddy, start_envoy, start_envoy_over_grpc, start_haproxy, start_nginx,

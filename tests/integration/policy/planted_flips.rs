@@ -1,8 +1,8 @@
 //! Edits with known consequences for a recorded log: `replay` and `diff --log` find exactly these, in the right groups.
 //!
-//! The gate records every combination of role, method and path, some of them several times, and questions of the app with
-//! descriptions that the record keeps or leaves out. Each edit comes with its own rule, written here in Rust, which says
-//! for every recorded request what the edited tree answers.
+//! The gate records every combination of role, method and path, some of them several times, and questions of the app
+//! with descriptions that the record keeps or leaves out. Each edit comes with its own rule, written here in Rust,
+//! which says for every recorded request what the edited tree answers.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

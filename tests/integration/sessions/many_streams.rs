@@ -1,5 +1,5 @@
-//! Many event streams of `permissions/events` at once, to a gate of its own process: what each costs, and clients that do not
-//! read theirs.
+//! Many event streams of `permissions/events` at once, to a gate of its own process: what each costs, and clients that
+//! do not read theirs.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,8 +8,8 @@ use std::time::Instant;
 use crate::support::binary::{GateFolder, GateProcess};
 use crate::support::{OPEN_POLICY, eventually, patience, raw};
 
-/// Streams, if `CEDARGATE_STREAMS` says no other number. The gate keeps a descriptor for the app beside each connection, so a
-/// process that may open 20,000 files takes 9,000.
+/// Streams, if `CEDARGATE_STREAMS` says no other number. The gate keeps a descriptor for the app beside each
+/// connection, so a process that may open 20,000 files takes 9,000.
 const STREAMS: usize = 2_000;
 /// Callers share the streams; each has at most this many.
 const OF_ONE_CALLER: usize = 100;

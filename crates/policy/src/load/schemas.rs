@@ -56,7 +56,8 @@ impl Schemas {
     }
 }
 
-/// A portal without a schema file of its own: said first where the portal is rejected, because it may be the cause of the rest.
+/// A portal without a schema file of its own: said first where the portal is rejected, because it may be the cause of
+/// the rest.
 pub fn missing(slug: &PortalSlug, files: &Files) -> Option<Problem> {
     let own = format!("schemas/{slug}.cedarschema");
     let problem = || {

@@ -1,5 +1,5 @@
-//! Advice for mistakes of syntax that people bring from other languages. Cedar's parser says which tokens fit, which does
-//! not lead to the cause.
+//! Advice for mistakes of syntax that people bring from other languages. Cedar's parser says which tokens fit, which
+//! does not lead to the cause.
 
 use miette::Diagnostic;
 
