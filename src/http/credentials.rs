@@ -68,9 +68,9 @@ impl<'a> Authorization<'a> {
         if values.next().is_some() {
             return Err(Refusal::new(Denial::RequestInvalid, "several `authorization` headers"));
         }
-        // some proxies and browser extensions send the header without a value: it holds no credential
+        // some proxies and browser extensions send the header without a value: it proves no caller
         if value.as_bytes().trim_ascii().is_empty() {
-            return Ok(Self::Absent);
+            return Ok(Self::Foreign);
         }
         let invalid = |why| Refusal::new(Denial::TokenInvalid, why);
         // the checks of the characters below also exclude non-ASCII
@@ -375,8 +375,8 @@ mod tests {
             (&["Token token=\"x\", n=1"], Ok("foreign")),
             (&["a.b.c"], Ok("foreign")),
             (&["Bearers a"], Ok("foreign")),
-            (&[""], Ok("absent")),
-            (&[" \t"], Ok("absent")),
+            (&[""], Ok("foreign")),
+            (&[" \t"], Ok("foreign")),
             (&["", "Bearer a"], Err(Denial::RequestInvalid)),
             (&["Bearer"], Err(Denial::TokenInvalid)),
             (&["Bearer "], Err(Denial::TokenInvalid)),
