@@ -13,10 +13,10 @@ demo: ## two portals, a demo app, a token issuer, a login; prints what to try
 test: ## everything: format, lints, all tests, the packages, instruction counts
 	$(MAKE) --jobs 2 --output-sync=target tools lint
 	cargo test --locked --workspace --all-targets --no-run
-	@# tests wait most of their time: meanwhile, at a low priority, cargo builds the counter, and charts and packages are tested
-	(nice cargo build $(COUNTER) && nice .ci/charts check && nice .ci/packages) >target/beside.log 2>&1 & beside=$$!; \
-	.ci/rust-tests; tests=$$?; wait $$beside; beside=$$?; cat target/beside.log; exit $$((tests || beside))
+	@# tests wait most of their time; meanwhile the charts are tested and cargo builds the counter, at a low priority
+	(nice cargo build $(COUNTER) && nice .ci/charts check) & beside=$$!; .ci/rust-tests; tests=$$?; wait $$beside; exit $$((tests || $$?))
 	cargo test --locked --workspace --doc
+	.ci/packages
 	$(INSTRUCTIONS) check
 
 test-cluster: tools ## the gate on a real Kubernetes node of this machine, installed by its chart; needs Linux and root

@@ -12,7 +12,15 @@ from cedargate.wsgi import GateMiddleware
 from fastapi import Depends, FastAPI, Request, WebSocket
 
 PORTALS = {"customer": "/portal/customer", "admin": "/portal/admin"}
-gate = Gate.from_environment(public=["/up", "/portal/customer/assets/"], portals=PORTALS)
+gate = Gate(
+    os.environ["CEDARGATE_APP_URL"],
+    issuer=os.environ["CEDARGATE_APP_ISSUER"],
+    audience=os.environ["CEDARGATE_APP_AUDIENCE"],
+    public=["/up", "/portal/customer/assets/"],
+    portals=PORTALS,
+    # twelve threads ask at once, and other tests share the machine
+    timeout=30,
+)
 
 
 def order(owner: str) -> Entity:
