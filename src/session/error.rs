@@ -115,6 +115,12 @@ impl From<&SessionError> for Denial {
     }
 }
 
+impl From<&StoreError> for Refusal {
+    fn from(error: &StoreError) -> Self {
+        Self::new(Denial::StoreUnavailable, error.to_string())
+    }
+}
+
 impl From<&SessionError> for Refusal {
     fn from(error: &SessionError) -> Self {
         Self {

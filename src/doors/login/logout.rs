@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::denial::Refusal;
 use http::header::SET_COOKIE;
 use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Incoming;
@@ -20,7 +20,7 @@ use super::{EndpointRequest, LoginDoor, ReturnPath};
 use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::login::LogoutCaller;
-use crate::session::{Session, StoreError};
+use crate::session::Session;
 
 /// The end of a logout for the browser.
 #[derive(Default)]
@@ -46,7 +46,7 @@ pub(super) async fn end_session(
 ) -> Result<Response<Body>, Refusal> {
     let LogoutEnd { return_to, is_from_page } = ending;
     let caller = logout_caller(&request.head.headers);
-    let session = current_session(door, request).await.map_err(|error| unavailable(&error))?;
+    let session = current_session(door, request).await.map_err(|error| Refusal::from(&error))?;
     let mut provider_location = None;
     let mut reach = LogoutReach::AllReplicas;
     if let Some(session) = &session {
@@ -100,12 +100,8 @@ async fn end(door: &LoginDoor, request: &EndpointRequest<'_>, session: &Session)
     match ended {
         Ok(ended) if ended.everywhere => Ok(LogoutReach::AllReplicas),
         Ok(_not_everywhere) => Ok(LogoutReach::ThisReplica),
-        Err(error) => Err(unavailable(&error)),
+        Err(error) => Err(Refusal::from(&error)),
     }
-}
-
-fn unavailable(error: &StoreError) -> Refusal {
-    Refusal::new(Denial::StoreUnavailable, error.to_string())
 }
 
 /// A form or link shows the response to the user and gets redirects and pages; a script gets JSON.

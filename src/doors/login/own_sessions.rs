@@ -32,7 +32,7 @@ enum SessionsToEnd {
 pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
     let session = required_session(door, request).await?;
     let listing = door.sessions.list_of(&session.data.issuer, &session.data.subject).await;
-    let listing = listing.map_err(|error| unavailable(&error))?;
+    let listing = listing.map_err(|error| Refusal::from(&error))?;
     let is_complete = listing.all && listing.unreadable == 0;
     let mut summaries = listing.summaries;
     summaries.sort_by_key(|summary| std::cmp::Reverse(summary.used_at));
@@ -75,7 +75,7 @@ pub(super) async fn end(door: &LoginDoor, request: &EndpointRequest<'_>, body: I
                 .sessions
                 .is_session_of(handle, &session.data.issuer, &session.data.subject)
                 .await;
-            if !is_own.map_err(|error| unavailable(&error))? {
+            if !is_own.map_err(|error| Refusal::from(&error))? {
                 return Err(Refusal::new(
                     Denial::RequestInvalid,
                     "no session of the caller has this name (`session`)",
@@ -94,7 +94,7 @@ pub(super) async fn end(door: &LoginDoor, request: &EndpointRequest<'_>, body: I
     };
     let ended = door.sessions.revoke(revocation).await;
     record(door, request, &session, &ending, &ended);
-    let ended = ended.map_err(|error| unavailable(&error))?;
+    let ended = ended.map_err(|error| Refusal::from(&error))?;
     let reach = if ended.everywhere {
         LogoutReach::AllReplicas
     } else {
@@ -139,7 +139,7 @@ impl SessionsToEnd {
 }
 
 async fn required_session(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Arc<Session>, Refusal> {
-    let session = current_session(door, request).await.map_err(|error| unavailable(&error))?;
+    let session = current_session(door, request).await.map_err(|error| Refusal::from(&error))?;
     session.ok_or_else(|| Refusal::new(Denial::SessionMissing, "the list of sessions is for the browser that has one"))
 }
 
@@ -156,8 +156,4 @@ fn record(
         SessionsToEnd::All => None,
     };
     record_logout(door, about, ended);
-}
-
-fn unavailable(error: &StoreError) -> Refusal {
-    Refusal::new(Denial::StoreUnavailable, error.to_string())
 }

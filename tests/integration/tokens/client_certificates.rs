@@ -256,12 +256,7 @@ fn a_removed_authority_ends_open_connections_and_a_bad_file_does_not() {
     stream
         .write_all(format!("GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\n\r\n").as_bytes())
         .unwrap();
-    let mut first = Vec::new();
-    while !first.ends_with(b"hello\r\n") {
-        let mut byte = [0; 1];
-        stream.read_exact(&mut byte).unwrap();
-        first.extend(byte);
-    }
+    read_past(&mut stream, b"hello\r\n");
 
     plain.put("ca.pem", "no certificate");
     reloads(&plain, "rejected", 1);
@@ -503,6 +498,16 @@ fn a_certificate_means_nothing_at_the_identity_endpoints_of_a_portal_that_trusts
     }
 }
 
+/// Reads until `end` has come, and nothing after it.
+fn read_past(stream: &mut impl Read, end: &[u8]) {
+    let mut received = Vec::new();
+    while !received.ends_with(end) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        received.extend(byte);
+    }
+}
+
 #[test]
 fn an_event_stream_ends_when_its_issuer_does_not_vouch_for_the_certificate_any_more() {
     let lab = Lab::new();
@@ -515,12 +520,7 @@ fn an_event_stream_ends_when_its_issuer_does_not_vouch_for_the_certificate_any_m
     let mut stream = lab.connect(&gate, Some(&web)).unwrap();
     let request = format!("GET {IDENTITY}/permissions/events HTTP/1.1\r\nhost: shop.test\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
-    let mut received = Vec::new();
-    while !String::from_utf8_lossy(&received).contains(": permissions of p") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        received.extend(byte);
-    }
+    read_past(&mut stream, b": permissions of p");
     // the listener still trusts the authority; the issuer does not
     gate.put("mesh.pem", &Authority::new("next").pem);
     let mut rest = Vec::new();
@@ -546,12 +546,7 @@ fn a_streamed_answer_is_cut_when_its_issuer_does_not_vouch_for_the_certificate_a
     let mut stream = lab.connect(&gate, Some(&web)).unwrap();
     let request = format!("GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
-    let mut received = Vec::new();
-    while !received.ends_with(b"hello\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        received.extend(byte);
-    }
+    read_past(&mut stream, b"hello\r\n");
     gate.put("mesh.pem", &Authority::new("next").pem);
     let mut rest = Vec::new();
     drop(stream.read_to_end(&mut rest));
